@@ -1,0 +1,86 @@
+"""Granularity: which elements of a tensor share one scale and zero point, as a sum of tiny frozen classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Permute = Literal["none", "range"]
+
+
+@dataclass(frozen=True)
+class PerTensor:
+    """One scale for the whole tensor: scale shape ()."""
+
+    def __str__(self) -> str:
+        return "per_tensor"
+
+
+@dataclass(frozen=True)
+class PerChannel:
+    """One scale for each index along `axis`: scale shape (shape[axis],).
+
+    Weights are stored [in, out], so the output channels of a MatMul weight are axis 1.
+    """
+
+    axis: int
+
+    def __str__(self) -> str:
+        return "per_channel"
+
+
+@dataclass(frozen=True)
+class PerGroup:
+    """One scale for each block of `size` consecutive elements along `axis`; the axis must divide by `size`."""
+
+    axis: int
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"group size must be at least 1, not {self.size}")
+
+    def __str__(self) -> str:
+        return f"per_group({self.size})"
+
+
+@dataclass(frozen=True)
+class PerEmbedding:
+    """One scale for each embedding dimension (the last axis): per-embedding-group with K = d."""
+
+    def __str__(self) -> str:
+        return "per_embedding"
+
+
+@dataclass(frozen=True)
+class PerEmbeddingGroup:
+    """PEG (Bondarenko et al. 2021, §4): K groups of embedding dimensions, one scale each.
+
+    `groups` is either K, for K equal groups, or the group sizes themselves (uneven groups).
+    `permute="range"` sorts the dimensions by range before cutting, so that the outliers share the last group.
+    """
+
+    groups: int | tuple[int, ...]
+    permute: Permute = "none"
+
+    def __post_init__(self) -> None:
+        sizes = (self.groups,) if isinstance(self.groups, int) else self.groups
+        if not sizes or any(size < 1 for size in sizes):
+            raise ValueError(f"per_embedding_group needs positive groups, not {self.groups}")
+
+    def sizes(self, width: int) -> tuple[int, ...]:
+        """Group sizes for an embedding of `width` dimensions; ValueError when they do not add up to it."""
+        if isinstance(self.groups, int):
+            if width % self.groups:
+                raise ValueError(f"{self.groups} equal groups do not divide {width} dimensions")
+            return (width // self.groups,) * self.groups
+        if sum(self.groups) != width:
+            raise ValueError(f"groups {list(self.groups)} add up to {sum(self.groups)}, not to {width} dimensions")
+        return self.groups
+
+    def __str__(self) -> str:
+        text = str(self.groups) if isinstance(self.groups, int) else list(self.groups)
+        return f"per_embedding_group({text}{'+P' if self.permute == 'range' else ''})"
+
+
+Granularity = PerTensor | PerChannel | PerGroup | PerEmbedding | PerEmbeddingGroup

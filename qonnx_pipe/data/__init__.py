@@ -1,0 +1,1 @@
+"""Where examples come from: files, installed packages, the hub; and how texts become batches."""

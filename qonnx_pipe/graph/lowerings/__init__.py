@@ -1,0 +1,1 @@
+"""Lowerings: how an encoding becomes nodes of the graph, one file each."""

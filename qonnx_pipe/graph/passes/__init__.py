@@ -1,0 +1,1 @@
+"""Graph passes, one file each; `ORDER` says in which order they run, and why."""

@@ -1,0 +1,1 @@
+"""Range estimators: statistics → [low, high], pure numpy, one file each."""

@@ -1,0 +1,1 @@
+"""Recipes: YAML → a frozen, strict schema; every mistake with its file:line."""

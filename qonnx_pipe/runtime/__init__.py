@@ -1,0 +1,1 @@
+"""The only room that imports onnxruntime: sessions, workers, what ran in which kernel."""

@@ -1,0 +1,1 @@
+"""Execution providers behind one protocol, one file each."""

@@ -1,0 +1,1 @@
+"""The only room that imports torch, transformers and optimum: checkpoints and their export."""

@@ -1,0 +1,1 @@
+"""Stages of the pipeline: typed inputs in, artifacts out."""
