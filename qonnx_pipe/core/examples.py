@@ -23,8 +23,10 @@ class Example:
 class Examples:
     """A data set in a fixed order. `sha256` digests the very texts, arrays and labels that it holds.
 
-    Text data stand in `items`; ready model inputs (an .npz file, e.g. images) in `arrays`, first axis = example,
-    with `labels` beside them.
+    Text data stand in `items`; ready model inputs (an .npz file, e.g. images) in `arrays`, first axis = example.
+    `labels` has one an example in both cases. `class_names` are the labels of the whole data set, sorted, whatever
+    the split holds; `duplicates` counts the examples left out because their text stood before; `notes` say what else
+    the loader did that a reader must know (another encoding, files left out).
     """
 
     source: str
@@ -32,6 +34,9 @@ class Examples:
     items: tuple[Example, ...] = ()
     arrays: Mapping[str, Array] | None = None
     labels: tuple[str | None, ...] = ()
+    class_names: tuple[str, ...] = ()
+    duplicates: int = 0
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items) if self.arrays is None else len(self.labels)

@@ -39,7 +39,8 @@ def scale_and_zero_point(
 def quantize(values: FloatArray, encoding: Encoding) -> npt.NDArray[np.generic]:
     """Codes of `values` in `encoding.dtype.storage`: clamp(round_half_even(x/s) + z), as ONNX QuantizeLinear rounds."""
     scale, zero_point = _expand(encoding, values.shape)
-    codes = np.rint(values / scale) + zero_point
+    with np.errstate(over="ignore"):  # a value far beyond a tiny scale: infinity is clamped like any other
+        codes = np.rint(values / scale) + zero_point
     clamped: FloatArray = np.clip(codes, encoding.dtype.qmin, encoding.dtype.qmax)
     return clamped.astype(encoding.dtype.storage)
 

@@ -1,1 +1,1 @@
-"""The only room that imports onnxruntime: sessions, workers, what ran in which kernel."""
+"""The only room that imports onnxruntime: sessions, observation, clocks, the census of kernels."""

@@ -1,1 +1,49 @@
-"""Execution providers behind one protocol, one file each."""
+"""Execution providers by name: one file each, found by its name."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Any, Protocol, cast
+
+from qonnx_pipe.errors import ProviderError
+
+
+class Provider(Protocol):
+    """What a file of this folder offers as `PROVIDER`."""
+
+    name: str
+    """Name in recipes and on the command line."""
+    title: str
+    """What it is, for people."""
+    install: str
+    """How to get it."""
+
+    def version(self) -> str | None:
+        """Version where it can run on this machine, None where it can not."""
+
+    def session_arguments(self, options: Any) -> dict[str, object]:
+        """Arguments of InferenceSession that choose it; may set what it needs in `options` (SessionOptions)."""
+
+
+def known() -> tuple[str, ...]:
+    """Names of all providers that qpipe knows, sorted."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+def find(name: str) -> Provider:
+    """The provider of that name, installed or not; ProviderError for a name that no file has."""
+    if name not in known():
+        raise ProviderError(
+            f"unknown execution provider {name!r}",
+            fix=f"use one of {', '.join(known())}; `qpipe providers` says how to get each",
+        )
+    return cast(Provider, importlib.import_module(f"{__name__}.{name}").PROVIDER)
+
+
+def require(name: str) -> Provider:
+    """The provider of that name; ProviderError also when this machine cannot run it."""
+    provider = find(name)
+    if provider.version() is None:
+        raise ProviderError(f"execution provider {name!r} is not available here", fix=provider.install)
+    return provider

@@ -1,0 +1,85 @@
+"""`qpipe bench`: several models side by side on one provider, interleaved, each in a process of its own."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from qonnx_pipe.cli import output
+from qonnx_pipe.cli.shape import shape_option
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from qonnx_pipe.core.verdict import Latency
+
+Measured = list[tuple[Path, int, "Latency"]]
+
+
+@click.command(epilog=output.example("qpipe bench float/model.onnx model.onnx --shape 8x128 --threads 2"))
+@click.argument("models", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="MODEL.onnx...")
+@click.option("--provider", default="cpu", show_default=True, help="Execution provider.")
+@shape_option
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of a session; all cores by default.")
+@click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True, help="Interleaved rounds.")
+@output.json_option
+@output.verbosity_options
+def command(
+    *,
+    models: tuple[Path, ...],
+    provider: str,
+    shapes: tuple[tuple[int, int], ...],
+    threads: int | None,
+    rounds: int,
+    as_json: bool,
+) -> None:
+    """Time MODELs against the first of them, on made-up tokens without padding.
+
+    Speedups are medians over paired rounds, with 95 % bootstrap intervals.
+    """
+    from qonnx_pipe.graph.size import size_parts
+    from qonnx_pipe.graph.summary import summarise
+    from qonnx_pipe.runtime import machine
+    from qonnx_pipe.runtime.race import latencies, race
+    from qonnx_pipe.runtime.shapes import made_up
+
+    sizes = [size_parts(model).total for model in models]
+    ports = {port.name: port for model in models for port in summarise(model).inputs}
+    measured: Measured = []
+    with output.progress("timing", len(shapes)) as bar:
+        for shape in shapes:
+            inputs = made_up(list(ports.values()), *shape)
+            timings = race(models, inputs, provider, threads=threads, rounds=rounds)
+            measured += zip(models, sizes, latencies(shape, timings), strict=True)
+            bar.advance()
+    if not as_json:
+        output.stdout().print(_table(measured))
+        return
+    rows = [{"model": str(model), "bytes": size, **asdict(latency)} for model, size, latency in measured]
+    facts = {**machine.facts(), "threads": threads or machine.cores()}
+    output.emit_json({"version": 1, "provider": provider, "machine": facts, "results": rows})
+
+
+def _table(measured: Measured) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("model", "MB", "shape", "p50 ms", "p95 ms", "speedup", "", "peak MB"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for model, size, seen in measured:
+        low, high = seen.speedup_interval or (0.0, 0.0)
+        table.add_row(
+            escape(str(model)),
+            f"{size / 1e6:.1f}",
+            f"{seen.batch}×{seen.sequence}",
+            f"{seen.p50_ms:.1f}",
+            f"{seen.p95_ms:.1f}",
+            f"{seen.speedup:.2f}×",
+            f"[{low:.2f}, {high:.2f}]",
+            f"{seen.peak_rss_mb:.0f}",
+        )
+    return table

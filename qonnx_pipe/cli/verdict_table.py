@@ -1,0 +1,125 @@
+"""A verdict for people: tables of gates, results, size and float MatMuls; and the failure that it stands for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from qonnx_pipe.core.verdict import Latency, Metric, Result, Verdict
+from qonnx_pipe.errors import GateFailed, ProviderError, QpipeError
+
+MISSING = "–"
+FRACTIONS = frozenset({"accuracy_drop", "agreement", "int8_matmuls"})
+
+
+def verdict_table(verdict: Verdict) -> RenderableType:
+    """Everything that a verdict says in little; the JSON has the rest. It fits 80 columns."""
+    parts: list[RenderableType] = [_size(verdict)]
+    for provider in dict.fromkeys(result.provider for result in verdict.results):
+        parts.append(_results(provider, [result for result in verdict.results if result.provider == provider]))
+    parts.extend(_notes(verdict))
+    if verdict.gates:
+        parts.append(_gates(verdict))
+    parts.append(Text("passed", "bold green") if verdict.passed else Text("not passed", "bold red"))
+    return Group(*parts)
+
+
+def failure(verdict: Verdict) -> QpipeError | None:
+    """The error that a verdict ends a command with: ProviderError before GateFailed; None when it passed."""
+    if verdict.provider_failures:
+        first = verdict.provider_failures[0]
+        fix = "`qpipe providers` shows what this machine has; the other results are in the verdict"
+        return ProviderError(first.error, where=f"{first.model} model on {first.provider}", fix=fix)
+    if verdict.passed:
+        return None
+    missed = [gate.name for gate in verdict.gates if not gate.passed]
+    broken = [result.error for result in verdict.results if result.error]
+    what = f"gates not passed: {', '.join(missed)}" if missed else broken[0]
+    return GateFailed(what, fix="change the recipe's rules, or its gates if the model is good enough")
+
+
+def _gates(verdict: Verdict) -> Table:
+    table = _table("gate", "measured", "limit", "")
+    for gate in verdict.gates:
+        sign = "≤" if gate.name == "accuracy_drop" else "≥"
+        mark = Text("passed", "green") if gate.passed else Text("failed", "bold red")
+        table.add_row(
+            gate.name, _gate_value(gate.name, gate.value), f"{sign} {_gate_value(gate.name, gate.limit)}", mark
+        )
+    return table
+
+
+def _gate_value(name: str, value: float | None) -> str:
+    if value is None:
+        return "not measured"
+    return f"{value:.2%}" if name in FRACTIONS else f"{value:.2f}"
+
+
+def _results(provider: str, results: Sequence[Result]) -> Table:
+    """One column a model, one row a figure."""
+    table = _table(provider, *(result.model for result in results))
+    table.add_row("accuracy", *(_percent(result.accuracy) for result in results))
+    table.add_row("  drop", *(_percent(result.accuracy_drop) for result in results))
+    table.add_row("SQNR", *(f"{one.fidelity.sqnr_db:.1f} dB" if one.fidelity else MISSING for one in results))
+    table.add_row("agreement", *(f"{one.fidelity.agreement:.2%}" if one.fidelity else MISSING for one in results))
+    kernels = [one.kernels for one in results]
+    table.add_row("int8 MatMuls", *(f"{seen.integer} of {seen.total}" if seen else MISSING for seen in kernels))
+    for shape in dict.fromkeys((seen.batch, seen.sequence) for result in results for seen in result.latency):
+        found = [_latency(result, shape) for result in results]
+        table.add_row(
+            f"{shape[0]}×{shape[1]} median", *(f"{seen.p50_ms:.2f} ms" if seen else MISSING for seen in found)
+        )
+        table.add_row("  p95", *(f"{seen.p95_ms:.2f} ms" if seen else MISSING for seen in found))
+        table.add_row("  speedup", *map(_speedup, found))
+        table.add_row("  peak memory", *(f"{seen.peak_rss_mb:.0f} MB" if seen else MISSING for seen in found))
+    return table
+
+
+def _latency(result: Result, shape: tuple[int, int]) -> Latency | None:
+    return next((seen for seen in result.latency if (seen.batch, seen.sequence) == shape), None)
+
+
+def _speedup(seen: Latency | None) -> str:
+    if seen is None or seen.speedup is None or seen.speedup_interval is None:
+        return MISSING
+    low, high = seen.speedup_interval
+    return f"{seen.speedup:.2f}× [{low:.2f}, {high:.2f}]"
+
+
+def _percent(metric: Metric | None) -> str:
+    if metric is None:
+        return MISSING
+    low, high = metric.interval or (metric.value, metric.value)
+    return f"{metric.value:.2%} [{low:.2%}, {high:.2%}]"
+
+
+def _size(verdict: Verdict) -> Text:
+    size, parts = verdict.size, verdict.size.parts
+    return Text(
+        f"size: {size.quantized_bytes / 1e6:.1f} MB of {size.float_bytes / 1e6:.1f} MB, {size.ratio:.2f}× smaller "
+        f"(weights {parts.weights / 1e6:.1f}, embeddings {parts.embeddings / 1e6:.1f}, "
+        f"scales {parts.scales / 1e6:.2f}, other {parts.other / 1e6:.2f} MB)"
+    )
+
+
+def _notes(verdict: Verdict) -> Iterator[Text]:
+    """Errors, reasons of float MatMuls (with their number), skipped sites."""
+    for result in verdict.results:
+        if result.error:
+            yield Text(f"{result.provider}: {result.model} model: {result.error}", "bold red")
+        if result.model == "quantized" and result.kernels:
+            for reason, count in Counter(kernel.reason for kernel in result.kernels.floats).most_common():
+                yield Text(f"{result.provider}: {count} float MatMul{'s' if count > 1 else ''}: {reason}", "yellow")
+    for skipped in verdict.skipped:
+        yield Text(f"skipped {skipped.site}: {skipped.reason}", "yellow")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left", no_wrap=True)
+    return table

@@ -1,0 +1,120 @@
+"""Kernels: which operator really ran for every weight MatMul of a file, and why it was no integer one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class WeightMatMul:
+    """A node that multiplies by a constant matrix, as it stands in one graph.
+
+    `weight` names the initializer, also behind a DequantizeLinear. `integer`: the operator itself computes in integers.
+    `obstacle`: what in this graph is known to keep onnxruntime from an integer kernel; "" when nothing is.
+    """
+
+    node: str
+    op_type: str
+    weight: str
+    integer: bool
+    obstacle: str = ""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One node of the optimized graph as the profiler saw it: kernel, provider, mean duration in µs."""
+
+    node: str
+    op_type: str
+    provider: str
+    mean_us: float
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What ran for one weight MatMul of the file; `mean_us` None when the profiler did not tell it apart."""
+
+    node: str
+    weight: str
+    kernel: str
+    provider: str
+    mean_us: float | None
+    integer: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """All weight MatMuls of a file with the kernels that ran."""
+
+    nodes: tuple[Kernel, ...]
+
+    @property
+    def total(self) -> int:
+        """Number of weight MatMuls in the file."""
+        return len(self.nodes)
+
+    @property
+    def integer(self) -> int:
+        """Number of them that ran in integers."""
+        return sum(node.integer for node in self.nodes)
+
+    @property
+    def floats(self) -> tuple[Kernel, ...]:
+        """Those that did not, each with its reason."""
+        return tuple(node for node in self.nodes if not node.integer)
+
+    @property
+    def fraction(self) -> float | None:
+        """Share that ran in integers, 0 … 1; None for a file without weight MatMuls."""
+        return self.integer / self.total if self.nodes else None
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values: the counts, the float nodes with reasons, every node."""
+        return {
+            "matmul_total": self.total,
+            "matmul_int8": self.integer,
+            "float": [{"node": kernel.node, "reason": kernel.reason} for kernel in self.floats],
+            "matmul_nodes": [asdict(kernel) for kernel in self.nodes],
+        }
+
+
+def executed(written: Sequence[WeightMatMul], optimized: Sequence[WeightMatMul], events: Sequence[Event]) -> Kernels:
+    """Join the file's weight MatMuls with onnxruntime's optimized graph and with the profile of a run.
+
+    The weight's initializer is the first key, since fusions rename nodes more often than weights; among nodes that
+    share a weight, and where the weight was renamed, the node's name decides.
+    """
+    seen = {event.node: event for event in events}
+    return Kernels(tuple(_kernel(node, _counterpart(node, optimized), seen) for node in written))
+
+
+def _counterpart(node: WeightMatMul, optimized: Sequence[WeightMatMul]) -> WeightMatMul | None:
+    same_weight = [other for other in optimized if other.weight == node.weight]
+    if len(same_weight) == 1:
+        return same_weight[0]
+    # MatMul + Add becomes "<name>/MatMulAddFusion": a fused name begins with the old one.
+    candidates = same_weight or optimized
+    named = [other for other in candidates if other.node == node.node]
+    named = named or [other for other in candidates if other.node.startswith(f"{node.node}/")]
+    return named[0] if named else None
+
+
+def _kernel(node: WeightMatMul, ran: WeightMatMul | None, seen: dict[str, Event]) -> Kernel:
+    if ran is None:
+        reason = "no node of this name or weight is left after onnxruntime's fusions"
+        return Kernel(node.node, node.weight, "unknown", "", None, False, reason)
+    event = seen.get(ran.node)
+    if event is None:
+        return Kernel(node.node, node.weight, ran.op_type, "", None, False, "the node did not run")
+    reason = "" if ran.integer else _reason(node, event)
+    return Kernel(node.node, node.weight, event.op_type, event.provider, event.mean_us, ran.integer, reason)
+
+
+def _reason(node: WeightMatMul, event: Event) -> str:
+    if node.obstacle:
+        return node.obstacle
+    if (node.op_type, event.op_type) == ("MatMul", "Gemm"):
+        return "onnxruntime made a float Gemm of MatMul and Add: quantize the bias to int32, or what the Add gives"
+    return "quantized, but onnxruntime did not fuse it: cause unknown"

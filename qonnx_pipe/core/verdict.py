@@ -1,0 +1,197 @@
+"""Verdict: what a quantized model does beside its float reference, and the gates that it passed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from qonnx_pipe.core.kernels import Kernel, Kernels
+from qonnx_pipe.core.site import Skipped
+
+PROVIDER_FAILED = "provider failed"
+"""How the error of a result begins when the provider, not the model, is to blame."""
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number with its 95 % interval over `n` examples; `per_class` where it splits by class."""
+
+    name: str
+    value: float
+    unit: str
+    n: int
+    interval: Interval | None = None
+    per_class: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values, the name under "metric"."""
+        return {"metric": self.name, **{key: value for key, value in asdict(self).items() if key != "name"}}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A limit and what was measured against it; `value` None when it could not be measured, which fails."""
+
+    name: str
+    limit: float
+    value: float | None
+    passed: bool
+
+
+@dataclass(frozen=True)
+class SizeParts:
+    """Bytes of one model with its external data, by what they hold; the four add up to the files."""
+
+    weights: int
+    embeddings: int
+    scales: int
+    other: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of the files."""
+        return self.weights + self.embeddings + self.scales + self.other
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bytes of the float and of the quantized model; `parts` are the quantized model's."""
+
+    float_bytes: int
+    quantized_bytes: int
+    parts: SizeParts
+
+    @property
+    def ratio(self) -> float:
+        """How many times smaller the quantized model is."""
+        return self.float_bytes / self.quantized_bytes
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Distance from the float model on the CPU: SQNR of the compared tensor in dB, share of equal predictions."""
+
+    sqnr_db: float
+    agreement: float
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of one run at [batch, sequence], and the peak memory of a process that did nothing else.
+
+    `speedup` = float time / this time, the median over paired rounds, with its 95 % interval; 1 for the float model
+    itself, None where the float model could not run. `n` timed runs.
+    """
+
+    batch: int
+    sequence: int
+    p50_ms: float
+    p95_ms: float
+    n: int
+    speedup: float | None
+    speedup_interval: Interval | None
+    peak_rss_mb: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """One model on one provider; `error` says why the rest is missing."""
+
+    provider: str
+    model: str
+    accuracy: Metric | None = None
+    accuracy_drop: Metric | None = None
+    fidelity: Fidelity | None = None
+    latency: tuple[Latency, ...] = ()
+    kernels: Kernels | None = None
+    error: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values; what was not measured is null, `error` stands only where there is one."""
+        plain: dict[str, object] = {
+            "provider": self.provider,
+            "model": self.model,
+            "accuracy": self.accuracy and self.accuracy.to_json(),
+            "accuracy_drop": self.accuracy_drop and self.accuracy_drop.to_json(),
+            "fidelity": self.fidelity and asdict(self.fidelity),
+            "latency": [asdict(latency) for latency in self.latency],
+            "kernels": self.kernels and self.kernels.to_json(),
+        }
+        return plain | ({"error": self.error} if self.error else {})
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The content of `verdict.json`."""
+
+    gates: tuple[Gate, ...]
+    size: Size
+    results: tuple[Result, ...]
+    skipped: tuple[Skipped, ...] = ()
+    machine: Mapping[str, str | int] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate passed and every provider worked."""
+        return all(gate.passed for gate in self.gates) and not any(result.error for result in self.results)
+
+    @property
+    def provider_failures(self) -> tuple[Result, ...]:
+        """Results that a provider's failure left empty: exit code 4, not 1."""
+        return tuple(result for result in self.results if result.error.startswith(PROVIDER_FAILED))
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values for `verdict.json`, as INTERFACE.md has it."""
+        return {
+            "version": 1,
+            "passed": self.passed,
+            "gates": [asdict(gate) for gate in self.gates],
+            "size": {**asdict(self.size), "ratio": self.size.ratio},
+            "results": [result.to_json() for result in self.results],
+            "skipped": [asdict(skipped) for skipped in self.skipped],
+            "machine": dict(self.machine),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Verdict:
+        """The inverse of `to_json`; KeyError or TypeError on anything that `to_json` does not write."""
+        size = data["size"]
+        return cls(
+            tuple(Gate(**gate) for gate in data["gates"]),
+            Size(size["float_bytes"], size["quantized_bytes"], SizeParts(**size["parts"])),
+            tuple(_result(result) for result in data["results"]),
+            tuple(Skipped(**skipped) for skipped in data["skipped"]),
+            data["machine"],
+        )
+
+
+def _result(data: Mapping[str, Any]) -> Result:
+    kernels = data["kernels"]
+    return Result(
+        data["provider"],
+        data["model"],
+        _metric(data["accuracy"]),
+        _metric(data["accuracy_drop"]),
+        data["fidelity"] and Fidelity(**data["fidelity"]),
+        tuple(
+            Latency(**{**latency, "speedup_interval": _interval(latency["speedup_interval"])})
+            for latency in data["latency"]
+        ),
+        kernels and Kernels(tuple(Kernel(**node) for node in kernels["matmul_nodes"])),
+        data.get("error", ""),
+    )
+
+
+def _metric(data: Mapping[str, Any] | None) -> Metric | None:
+    if data is None:
+        return None
+    fields = {**data, "name": data["metric"], "interval": _interval(data["interval"])}
+    del fields["metric"]
+    return Metric(**fields)
+
+
+def _interval(pair: list[float] | None) -> Interval | None:
+    return None if pair is None else (pair[0], pair[1])

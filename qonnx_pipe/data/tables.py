@@ -1,0 +1,129 @@
+"""Tables become rows: which column is the text, which the label, and the line of everything that is wrong."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from qonnx_pipe.data.decoding import read_text
+from qonnx_pipe.data.rows import Columns, Row, Rows
+from qonnx_pipe.errors import DataError
+
+TEXT_NAMES = ("text", "sentence", "review", "document", "content", "article", "body", "question", "title")
+LABEL_NAMES = ("label", "labels", "class", "category", "target", "sentiment", "topic", "intent")
+"""Column names that are taken, in this order, when the user names none; case does not matter."""
+
+Record = tuple[str, Mapping[str, object]]
+"""Where it stands, and its values by column."""
+
+
+def read_delimited(path: Path, columns: Columns) -> Rows:
+    """Rows of a .csv file (quotes as in RFC 4180) or a .tsv file (no quotes, as its registration says), with header."""
+    tabs = path.suffix.lower() == ".tsv"
+    reader = csv.reader(
+        io.StringIO(read_text(path), newline=""),
+        delimiter="\t" if tabs else ",",
+        quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
+        strict=True,
+    )
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        if len(set(header)) < len(header):
+            raise DataError("the header names a column twice", where=f"{path}:1", fix="give each column its own name")
+        return table(str(path), header, list(_records(path, reader, header)), columns)
+    except csv.Error as error:
+        raise DataError(f"malformed: {error}", where=f"{path}:{reader.line_num}", fix="correct this line") from error
+
+
+def _records(path: Path, reader: Iterator[list[str]], header: Sequence[str]) -> Iterator[Record]:
+    line = reader.line_num + 1  # type: ignore[attr-defined]  # the first line of a record that may span several
+    for cells in reader:
+        if cells and len(cells) != len(header):
+            what = f"{len(cells)} cells, the header has {len(header)}"
+            raise DataError(what, where=f"{path}:{line}", fix="quote cells that hold the delimiter")
+        if cells:
+            yield f"{path}:{line}", {name: cell or None for name, cell in zip(header, cells, strict=True)}
+        line = reader.line_num + 1  # type: ignore[attr-defined]
+
+
+def read_json_lines(path: Path, columns: Columns) -> Rows:
+    """Rows of a .jsonl file: one object a line; empty lines are left out."""
+    lines = enumerate(read_text(path).split("\n"), start=1)
+    return _from_objects(path, [(f"{path}:{n}", _parse(line, path, n)) for n, line in lines if line.strip()], columns)
+
+
+def read_json(path: Path, columns: Columns) -> Rows:
+    """Rows of a .json file: a list of objects."""
+    found = _parse(read_text(path), path, 1)
+    if not isinstance(found, list):
+        raise DataError("not a list of objects", where=str(path), fix='write [{"text": …, "label": …}, …]')
+    return _from_objects(path, [(f"{path}: item {n}", value) for n, value in enumerate(found, start=1)], columns)
+
+
+def _parse(text: str, path: Path, first_line: int) -> object:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        line = first_line + getattr(error, "lineno", 1) - 1
+        raise DataError(f"malformed JSON ({error})", where=f"{path}:{line}", fix="correct this line") from error
+
+
+def _from_objects(path: Path, values: Sequence[tuple[str, object]], columns: Columns) -> Rows:
+    records: list[Record] = []
+    for where, value in values:
+        if not isinstance(value, dict):
+            raise DataError(f"{type(value).__name__}, not an object", where=where, fix='write {"text": …, "label": …}')
+        records.append((where, value))
+    names = list(records[0][1]) if records else []
+    return table(str(path), names, records, columns)
+
+
+def table(where: str, names: Sequence[str], records: Iterable[Record], columns: Columns) -> Rows:
+    """Rows from the columns that hold text and label: those that the user names, else those with a usual name.
+
+    Raises DataError when a column is missing (naming those there are), or a text is no string.
+    """
+    records = list(records)
+    if not names:
+        return Rows(())
+    text = _column("text", columns.text, TEXT_NAMES, names, where)
+    if text is None:
+        found = ", ".join(map(repr, names))
+        what = f"no text column among {found}"
+        raise DataError(what, where=where, fix="name it with text_column, or add the header if it is missing")
+    label = _column("label", columns.label, LABEL_NAMES, names, where)
+    rows = tuple(Row(_text(values, text, place), _label(values, label, place), place) for place, values in records)
+    guessed = [f"text from column {text!r}"] if columns.text is None else []
+    guessed += [f"label from column {label!r}"] if columns.label is None and label is not None else []
+    return Rows(rows, tuple(guessed))
+
+
+def _column(kind: str, named: str | None, usual: Sequence[str], names: Sequence[str], where: str) -> str | None:
+    if named is not None:
+        if named not in names:
+            found = ", ".join(map(repr, names))
+            raise DataError(f"no {kind} column {named!r}", where=where, fix=f"the columns are {found}")
+        return named
+    lowered = {name.lower(): name for name in reversed(names)}
+    return next((lowered[name] for name in usual if name in lowered), None)
+
+
+def _text(values: Mapping[str, object], column: str, where: str) -> str:
+    value = values.get(column)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise DataError(f"{column!r} is {type(value).__name__}, not a text", where=where, fix="write a string")
+    return value
+
+
+def _label(values: Mapping[str, object], column: str | None, where: str) -> str | None:
+    value = values.get(column) if column is not None else None
+    if value is None or isinstance(value, str):
+        return value
+    if not isinstance(value, int):
+        raise DataError(f"label {value!r} is no class", where=where, fix="write a string or a whole number")
+    return json.dumps(value)

@@ -1,0 +1,92 @@
+"""Emit: new nodes and initializers with unique names, the vocabulary of every lowering."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from qonnx_pipe.core.encoding import Encoding
+
+
+class Emitter:
+    """Adds nodes and initializers to one graph; a name that is taken gets a counter.
+
+    Nodes are appended: sort the graph when done (`finish`).
+    """
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+        self.emitted: set[ir.Node] = set()
+        self._names = set(graph.initializers) | {str(value.name) for value in graph.inputs}
+        for node in graph:
+            self._names.add(str(node.name))
+            self._names.update(str(value.name) for value in node.outputs)
+
+    def constant(self, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
+        """A new initializer."""
+        name = self._unique(name)
+        value = ir.Value(
+            name=name,
+            shape=ir.Shape(array.shape),
+            type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+            const_value=ir.tensor(array, name=name),
+        )
+        self.graph.register_initializer(value)
+        return value
+
+    def node(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        name: str,
+        attributes: Mapping[str, int | float | str | Sequence[int]] | None = None,
+        outputs: int = 1,
+    ) -> tuple[ir.Value, ...]:
+        """A new node with `outputs` outputs, named after it."""
+        name = self._unique(name)
+        values = [
+            ir.Value(name=self._unique(f"{name}_out{index}" if index else f"{name}_out")) for index in range(outputs)
+        ]
+        node = ir.node(op_type, inputs, attributes, outputs=values, name=name)
+        self.emitted.add(node)
+        self.graph.append(node)
+        return tuple(values)
+
+    def quantize_dequantize(self, value: ir.Value, encoding: Encoding, name: str) -> ir.Value:
+        """QuantizeLinear → DequantizeLinear with one scale for the whole tensor; the dequantized value.
+
+        Scale and zero point are 0-d: onnxruntime's fusions refuse the shape [1].
+        """
+        scale = self.constant(f"{name}_scale", np.asarray(encoding.scale, np.float32))
+        zero = self.constant(f"{name}_zero_point", np.asarray(encoding.zero_point, encoding.dtype.storage))
+        (codes,) = self.node("QuantizeLinear", (value, scale, zero), f"{name}_QuantizeLinear")
+        codes.type, codes.shape = zero.type, value.shape
+        (real,) = self.node("DequantizeLinear", (codes, scale, zero), f"{name}_DequantizeLinear")
+        real.type, real.shape = value.type, value.shape
+        return real
+
+    def replace(self, node: ir.Node, value: ir.Value) -> None:
+        """Let `value` stand for the only output of `node` everywhere, under its name, and remove the node."""
+        old = node.outputs[0]
+        value.type, value.shape = old.type, old.shape
+        old.replace_all_uses_with(value, replace_graph_outputs=True)
+        self.graph.remove(node, safe=True)
+        value.name, old.name = old.name, None
+
+    def finish(self) -> None:
+        """Put the nodes in topological order and drop initializers that nothing reads."""
+        self.graph.sort()
+        for name, value in list(self.graph.initializers.items()):
+            if not value.uses() and not value.is_graph_output():
+                del self.graph.initializers[name]
+
+    def _unique(self, name: str) -> str:
+        unique, count = name, 0
+        while unique in self._names:
+            count += 1
+            unique = f"{name}_{count}"
+        self._names.add(unique)
+        return unique

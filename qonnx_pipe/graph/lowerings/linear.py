@@ -1,0 +1,118 @@
+"""Linear layers: a MatMul or Gemm on quantized operands, in the one form that onnxruntime runs in integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from qonnx_pipe.core.encoding import EmbeddingGroups, Encoding
+from qonnx_pipe.core.granularity import PerChannel, PerTensor
+from qonnx_pipe.graph.lowerings.activation import ActivationQuantizers
+from qonnx_pipe.graph.lowerings.emit import Emitter
+from qonnx_pipe.graph.walk import Linear
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """Codes [in, out] of a linear layer's weight and their encoding."""
+
+    codes: npt.NDArray[np.generic]
+    encoding: Encoding
+    name: str
+
+
+class LinearLowering:
+    """Rewrites linear layers.
+
+    1. Weight quantized, activation per tensor: DQ(activation) × DQ(codes); onnxruntime makes MatMulIntegerToFloat.
+    2. As 1, Gemm: the bias becomes int32 with scale s_x·s_w, else the Gemm stays float (→ QGemm).
+    3. Weight quantized, activation per embedding group: K MatMuls, one a piece, on the rows of the weight that belong
+       to the piece's dimensions, and a Sum; a Gemm's bias is added after the Sum.
+    4. Activation float: float activation × DQ(codes): small on disk, float in the kernel.
+    5. Weight float: quantized activation × float weight.
+    A Gemm with a transposed weight is turned first; weights that several layers share are emitted once.
+    """
+
+    def __init__(self, emitter: Emitter, activations: ActivationQuantizers) -> None:
+        self.emit = emitter
+        self.activations = activations
+        self._dequantized: dict[tuple[str, tuple[int, ...] | None], ir.Value] = {}
+
+    def lower(self, linear: Linear, activation: Encoding | None, weight: QuantizedWeight | None) -> None:
+        """Rewrite one linear layer in place; its name and the name of its output stay."""
+        if weight is not None and activation is not None and isinstance(activation.granularity, EmbeddingGroups):
+            self._split(linear, activation, weight)
+            return
+        if activation is not None:
+            linear.node.replace_input_with(0, self.activations.whole(linear.source, activation))
+        if weight is not None:
+            linear.node.replace_input_with(1, self._dequantize(weight, None))
+            if linear.transposed:
+                linear.node.attributes["transB"] = ir.AttrInt64("transB", 0)
+            if linear.node.op_type == "Gemm" and activation is not None:
+                self._quantize_bias(linear, activation, weight)
+
+    def _split(self, linear: Linear, activation: Encoding, weight: QuantizedWeight) -> None:
+        products = []
+        for index, piece in enumerate(self.activations.pieces(linear.source, activation)):
+            rows = self._dequantize(weight, piece.dimensions)
+            products += self.emit.node("MatMul", (piece.value, rows), f"{linear.name}_group{index}")
+        total = products[0] if len(products) == 1 else self.emit.node("Sum", products, f"{linear.name}_Sum")[0]
+        bias = linear.node.inputs[2] if len(linear.node.inputs) > 2 else None
+        if bias is not None:
+            (total,) = self.emit.node("Add", (total, bias), f"{linear.name}_Add")
+        self.emit.replace(linear.node, total)
+
+    def _dequantize(self, weight: QuantizedWeight, rows: tuple[int, ...] | None) -> ir.Value:
+        """DequantizeLinear of the codes, or of some of their rows; emitted once."""
+        key = (weight.name, rows)
+        if key not in self._dequantized:
+            codes = weight.codes if rows is None else weight.codes[list(rows)]
+            suffix = "" if rows is None else f"_group{sum(name == weight.name for name, _ in self._dequantized)}"
+            self._dequantized[key] = _dequantize(self.emit, codes, weight.encoding, weight.name + suffix)
+        return self._dequantized[key]
+
+    def _quantize_bias(self, linear: Linear, activation: Encoding, weight: QuantizedWeight) -> None:
+        bias = linear.node.inputs[2] if len(linear.node.inputs) > 2 else None
+        tensor = None if bias is None else ir.convenience.get_const_tensor(bias)
+        if bias is None or tensor is None:
+            return
+        scale = np.broadcast_to(activation.scale * weight.encoding.scale, tensor.numpy().shape).astype(np.float32)
+        codes = np.rint(tensor.numpy() / scale.astype(np.float64))
+        if np.abs(codes).max(initial=0) > np.iinfo(np.int32).max:
+            return  # the Gemm stays float; the census says so
+        name = str(bias.name)
+        real = self.emit.node(
+            "DequantizeLinear",
+            (
+                self.emit.constant(f"{name}_codes", codes.astype(np.int32)),
+                self.emit.constant(f"{name}_scale", scale),
+                self.emit.constant(f"{name}_zero_point", np.zeros(scale.shape, np.int32)),
+            ),
+            f"{name}_DequantizeLinear",
+            {"axis": 0},
+        )
+        linear.node.replace_input_with(2, real[0])
+
+
+def _dequantize(emit: Emitter, codes: npt.NDArray[np.generic], encoding: Encoding, name: str) -> ir.Value:
+    """DequantizeLinear of constant codes [in, out]; zero point of the scale's shape and positive axis, or ORT won't fuse."""
+    attributes = {}
+    match encoding.granularity:
+        case PerChannel(axis):
+            attributes["axis"] = axis % codes.ndim
+        case PerTensor():
+            pass
+        case other:
+            raise ValueError(f"{name}: weights of a linear layer are not lowered {other}")
+    inputs = (
+        emit.constant(f"{name}_codes", codes),
+        emit.constant(f"{name}_scale", encoding.scale),
+        emit.constant(f"{name}_zero_point", encoding.zero_point.astype(encoding.dtype.storage)),
+    )
+    (real,) = emit.node("DequantizeLinear", inputs, f"{name}_DequantizeLinear", attributes)
+    real.type, real.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(codes.shape)
+    return real

@@ -1,0 +1,104 @@
+"""Embeddings: tables, their sums and their normalisation, backwards from the first layer's input."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from qonnx_pipe.core.site import Role
+from qonnx_pipe.graph.sites.attention import Attention
+from qonnx_pipe.graph.sites.collector import Collector
+from qonnx_pipe.graph.walk import MOVES, constant_shape, is_constant, through_moves
+
+TYPE_TABLE_ROWS = 16
+"""Tables with at most so many rows hold segment types: type vocabularies have 1 or 2 rows, positions tens and more."""
+
+
+def place_embeddings(collector: Collector, first: Attention) -> None:
+    """Place everything before the first layer.
+
+    1. BERT, RoBERTa, MPNet, DistilBERT: tables → sums → LayerNormalization → layer 0.
+    2. ALBERT, ELECTRA: … → LayerNormalization → projection (a linear layer) → layer 0.
+    3. DeBERTa: … → LayerNormalization → Mul by the padding mask → layer 0.
+    4. ViT: patches → sum with the positions → layer 0's own LayerNormalization (pre-norm).
+    """
+    entry = through_moves(first.query.source)
+    projection = next((linear for linear in collector.linears if linear.output is entry), None)
+    if projection is not None:
+        collector.place(Role.EMBEDDING_PROJECTION, None, entry)
+        collector.own(projection, Role.EMBEDDING_PROJECTION, None)
+        entry = through_moves(projection.source)
+    collector.place(Role.EMBEDDING_NORM, None, entry)
+    norm = _back_to_norm(entry)
+    if norm is None or norm.inputs[0] is None:
+        collector.skip(str(entry.name), "the first layer's input comes from no LayerNormalization")
+        return
+    sums, leaves = _sum_tree(norm.inputs[0])
+    for value in sums:
+        collector.place(Role.EMBEDDING_SUM, None, value)
+    _place_tables(collector, leaves)
+
+
+def _back_to_norm(value: ir.Value) -> ir.Node | None:
+    while (node := value.producer()) is not None:
+        if node.op_type == "LayerNormalization":
+            return node
+        if node.op_type not in MOVES | {"Mul", "Where"}:
+            return None
+        source = node.inputs[1 if node.op_type == "Where" else 0]
+        if source is None:
+            return None
+        value = source
+    return None
+
+
+def _sum_tree(value: ir.Value) -> tuple[list[ir.Value], list[ir.Value]]:
+    """Sums below `value`, innermost first, and the summands that are no sums."""
+    node = through_moves(value).producer()
+    if node is None or node.op_type != "Add":
+        return [], [value]
+    sums: list[ir.Value] = []
+    leaves: list[ir.Value] = []
+    for summand in node.inputs:
+        if summand is not None and not is_constant(summand):
+            inner, ends = _sum_tree(summand)
+            sums += inner
+            leaves += ends
+    return [*sums, node.outputs[0]], leaves
+
+
+def _place_tables(collector: Collector, leaves: list[ir.Value]) -> None:
+    """Tell the tables apart: indexed by a graph input and largest → word; few rows → type; else → position."""
+    tables = [(node, node.inputs[0]) for leaf in leaves if (node := _gather(leaf)) is not None]
+    rows = {node: constant_shape(table)[0] for node, table in tables if table is not None}
+    direct = [node for node in rows if node.inputs[1] is not None and _from_graph_input(node.inputs[1])]
+    word = max(direct, key=lambda node: rows[node], default=None)
+    for node, table in tables:
+        if table is None:
+            continue
+        if node is word:
+            role = Role.EMBEDDING_WORD
+        elif rows[node] <= TYPE_TABLE_ROWS:
+            role = Role.EMBEDDING_TYPE
+        else:
+            role = Role.EMBEDDING_POSITION
+        collector.table(role, table, node)
+
+
+def _gather(value: ir.Value) -> ir.Node | None:
+    """The Gather of rows of a constant rank-2 table that computes `value`, behind data movement."""
+    while (node := value.producer()) is not None:
+        table = node.inputs[0]
+        if node.op_type == "Gather" and is_constant(table) and table is not None and len(constant_shape(table)) == 2:
+            return node
+        if node.op_type not in MOVES or table is None:
+            return None
+        value = table
+    return None
+
+
+def _from_graph_input(value: ir.Value) -> bool:
+    while (node := value.producer()) is not None and node.op_type in ("Cast", "Identity", "Reshape", "Unsqueeze"):
+        if node.inputs[0] is None:
+            return False
+        value = node.inputs[0]
+    return value.is_graph_input()

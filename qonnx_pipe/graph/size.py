@@ -1,0 +1,63 @@
+"""Size of a model on disk, by what the bytes hold: weights, embedding tables, scales, the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from qonnx_pipe.core.verdict import SizeParts
+from qonnx_pipe.graph import io
+from qonnx_pipe.graph.linears import FLOAT_OPS, INTEGER_OPS
+
+QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+TABLES = frozenset({"Gather", "GatherBlockQuantized"})
+INTEGER_SCALES = {
+    "QLinearMatMul": (1, 2, 4, 5, 6, 7),
+    "QGemm": (1, 2, 4, 5, 7, 8),
+    "MatMulInteger": (2, 3),
+    "MatMulIntegerToFloat": (2, 3, 4, 5),
+    "DynamicQuantizeMatMul": (2, 3),
+    "MatMulNBits": (2, 3),
+    "GatherBlockQuantized": (2, 3),
+}
+"""Inputs of integer operators that hold scales and zero points."""
+
+
+def size_parts(path: Path) -> SizeParts:
+    """Bytes of a model and its external data by part; the parts add up to the files. Errors as in `io.load`.
+
+    A table that is also a weight (tied) counts as an embedding. `other` is biases, norms, small constants and the
+    graph itself.
+    """
+    graph = io.load(path).graph
+    bytes_of = {"weights": 0, "embeddings": 0, "scales": 0, "other": 0}
+    external: set[Path] = set()
+    for value in graph.initializers.values():
+        tensor = value.const_value
+        if tensor is not None:
+            bytes_of[_part(value)] += tensor.nbytes
+        if isinstance(tensor, ir.ExternalTensor):
+            external.add(Path(tensor.path))
+    total = path.stat().st_size + sum(data.stat().st_size for data in external)
+    named = bytes_of["weights"] + bytes_of["embeddings"] + bytes_of["scales"]
+    return SizeParts(bytes_of["weights"], bytes_of["embeddings"], bytes_of["scales"], total - named)
+
+
+def _part(value: ir.Value) -> str:
+    parts = {_use(usage.node, usage.idx) for usage in value.uses()}
+    return next((part for part in ("embeddings", "weights", "scales") if part in parts), "other")
+
+
+def _use(node: ir.Node, index: int) -> str:
+    """What an initializer is for the node that reads it at input `index`."""
+    if (node.op_type in QUANTIZERS and index > 0) or index in INTEGER_SCALES.get(node.op_type, ()):
+        return "scales"
+    if node.op_type in TABLES and index == 0:
+        return "embeddings"
+    if {**FLOAT_OPS, **INTEGER_OPS}.get(node.op_type) == index:
+        return "weights"
+    if node.op_type in QUANTIZERS:
+        uses = {_use(usage.node, usage.idx) for usage in node.outputs[0].uses()}
+        return next((part for part in ("embeddings", "weights") if part in uses), "other")
+    return "other"

@@ -1,0 +1,83 @@
+"""Fitting: one merged setting on one site: the QuantSpec that it means there, or why it cannot be."""
+
+from __future__ import annotations
+
+from qonnx_pipe.core.granularity import Granularity, PerChannel, PerEmbedding, PerEmbeddingGroup, PerGroup, PerTensor
+from qonnx_pipe.core.qtype import QTYPES
+from qonnx_pipe.core.site import EMBEDDING_TABLES, Site
+from qonnx_pipe.core.spec import QuantSpec
+from qonnx_pipe.recipe.settings import ActivationGroups, Activations, WeightGroups, Weights
+
+Setting = Weights | Activations
+
+FIRST_WEIGHTS = Weights(dtype="int8", granularity="per_channel", symmetric=True, range="minmax")
+FIRST_ACTIVATIONS = Activations(
+    dtype="uint8", granularity="per_tensor", permute="none", symmetric=False, range="minmax"
+)
+"""What holds before the recipe says anything; the descriptions in `settings` promise the same."""
+
+
+class Misfit(Exception):
+    """A setting that cannot hold for a site, and which field is to blame."""
+
+    def __init__(self, field: str, what: str, fix: str) -> None:
+        super().__init__(what)
+        self.field, self.what, self.fix = field, what, fix
+
+
+def fit(setting: Setting, site: Site, *, by_rule: bool) -> tuple[QuantSpec | None, str]:
+    """What a complete setting (no field left open) means for a site, and a note where it was adapted.
+
+    None stands for float. Attention scores and probabilities have no embedding axis: a default for embeddings becomes
+    per_tensor there, with a note; one that a rule asked for (`by_rule`) is a Misfit, as are groups that do not divide.
+    """
+    if setting.dtype == "float":
+        return None, ""
+    if isinstance(setting, Activations) and setting.permute == "range" and isinstance(setting.granularity, str):
+        fix = "remove permute, or add granularity: {per_embedding_group: K}"
+        raise Misfit("permute", f"{setting.granularity} has no groups to permute", fix)
+    granularity, note = _granularity(setting, site), ""
+    if isinstance(granularity, PerEmbedding | PerEmbeddingGroup) and site.pairwise:
+        if by_rule:
+            what = f"{site.role} has no embedding axis"
+            raise Misfit("granularity", what, "give it a rule of its own with granularity: per_tensor")
+        granularity, note = PerTensor(), f"per_tensor, not {granularity}: no embedding axis"
+    assert setting.dtype is not None
+    assert setting.range is not None
+    return QuantSpec(QTYPES[setting.dtype], granularity, bool(setting.symmetric), setting.range), note
+
+
+def _granularity(setting: Setting, site: Site) -> Granularity:
+    """The setting's granularity with the axes of the site: weights are [in, out], tables [rows, d]."""
+    match setting.granularity:
+        case "per_channel":
+            return PerChannel(axis=1)
+        case "per_row":
+            return PerChannel(axis=0)
+        case "per_embedding":
+            return PerEmbedding()
+        case WeightGroups(per_group=size):
+            return _weight_groups(size, site)
+        case ActivationGroups(per_embedding_group=groups):
+            assert isinstance(setting, Activations)
+            return _fitting(PerEmbeddingGroup(groups, setting.permute or "none"), site)
+    return PerTensor()
+
+
+def _weight_groups(size: int, site: Site) -> PerGroup:
+    """Groups along the inputs of a weight (its width is its outputs: divided later), the dimensions of a table."""
+    if site.role not in EMBEDDING_TABLES:
+        return PerGroup(axis=0, size=size)
+    if site.width % size:
+        raise Misfit("granularity", f"groups of {size} do not divide {site.width} dimensions", "choose a divisor")
+    return PerGroup(axis=1, size=size)
+
+
+def _fitting(granularity: PerEmbeddingGroup, site: Site) -> PerEmbeddingGroup:
+    if site.width and not site.pairwise:
+        try:
+            granularity.sizes(site.width)
+        except ValueError as failure:
+            fix = "choose groups that fit, or give the site a rule of its own"
+            raise Misfit("granularity", str(failure), fix) from None
+    return granularity

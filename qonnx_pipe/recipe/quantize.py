@@ -1,0 +1,115 @@
+"""The `quantize` part of a recipe: defaults for all sites, then rules, later ones winning key by key."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from qonnx_pipe.core.plan import Placement
+from qonnx_pipe.core.site import Role
+from qonnx_pipe.recipe.settings import Activations, Weights
+from qonnx_pipe.recipe.strict import Strict, as_tuple, mistake
+
+_SPAN = re.compile(r"(-?\d+)-(-?\d+)")
+
+
+def span(text: str) -> tuple[int, int]:
+    """First and last layer of "0-3"; ValueError for anything else."""
+    found = _SPAN.fullmatch(text.replace(" ", ""))
+    if found is None:
+        raise ValueError(f"{text!r} is no span of layers")
+    return int(found[1]), int(found[2])
+
+
+def _layer(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            span(value)
+        except ValueError:
+            fix = 'a number (negative ones count from the end), "0-3", or a list of these'
+            raise mistake("{value} names no layers", fix=fix, value=repr(value)) from None
+    elif not isinstance(value, int) or isinstance(value, bool):
+        raise mistake("a layer is a number or a span, not {value}", fix='for example 3, -1 or "0-3"', value=repr(value))
+    return value
+
+
+RoleName = Annotated[Role, Field(strict=False)]
+LayerName = Annotated[int | str, BeforeValidator(_layer, json_schema_input_type=int | str)]
+Pattern = Annotated[str, Field(min_length=1)]
+
+
+class Match(Strict):
+    """Which sites a rule is about: those that agree with every key given. At least one key."""
+
+    role: Annotated[
+        tuple[RoleName, ...], BeforeValidator(as_tuple, json_schema_input_type=RoleName | tuple[RoleName, ...])
+    ] = Field(
+        default=(),
+        description="A role or a list of roles. For `weights` a role also means the MatMul weight that computes it: "
+        "attention.query is the query projection; `weight` is every MatMul weight.",
+    )
+    layer: Annotated[
+        tuple[LayerName, ...], BeforeValidator(as_tuple, json_schema_input_type=LayerName | tuple[LayerName, ...])
+    ] = Field(
+        default=(),
+        description='Encoder layers from 0: a number (negative: from the end), a span "0-3" with both ends, or a list.',
+    )
+    node: Annotated[
+        tuple[Pattern, ...], BeforeValidator(as_tuple, json_schema_input_type=Pattern | tuple[Pattern, ...])
+    ] = Field(
+        default=(),
+        description="A pattern or a list of patterns (* and ?) for a site's id, its tensor, or a MatMul that reads it.",
+    )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not (self.role or self.layer or self.node):
+            raise mistake("an empty match", fix="give role, layer or node; for all sites change the defaults above")
+        return self
+
+
+class Rule(Strict):
+    """What some sites get instead of the defaults. A rule that matches nothing is an error."""
+
+    match: Match = Field(description="Which sites the rule is about.")
+    weights: Weights | None = Field(
+        default=None, description="For the matched MatMul weights and embedding tables: the keys that change."
+    )
+    activations: Activations | None = Field(
+        default=None, description="For the matched activations: the keys that change."
+    )
+    stays_float: bool = Field(
+        default=False,
+        alias="float",
+        description="true: the matched sites, of whatever kind, stay float. Alone in its rule.",
+    )
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Self:
+        changes = [name for name in ("weights", "activations") if getattr(self, name) is not None]
+        if self.stays_float and changes:
+            raise mistake("float: true leaves nothing for {other}", key="float", fix="remove one", other=changes[0])
+        if not (self.stays_float or changes):
+            raise mistake("a rule that changes nothing", fix="add weights, activations or float: true")
+        return self
+
+
+class Quantize(Strict):
+    """What becomes integer, and how."""
+
+    target: Literal["cpu", "openvino", "qnn", "tensorrt"] = Field(
+        default="cpu", description="Where the model will run; decides which forms in the graph are legal and preferred."
+    )
+    placement: Placement = Field(
+        default="matmul_inputs",
+        description="Which activations are quantized. matmul_inputs (the default, fastest on the CPU): inputs of "
+        "weight MatMuls; sums, norms and residuals stay float. full: every site of Bondarenko et al. 2021.",
+    )
+    weights: Weights = Field(default=Weights(), description="Default for MatMul weights.")
+    activations: Activations = Field(default=Activations(), description="Default for activations.")
+    embeddings: Weights = Field(
+        default=Weights(), description="Default for embedding tables; not taken from `weights`."
+    )
+    rules: tuple[Rule, ...] = Field(default=(), description="Exceptions, in order: later rules win, key by key.")

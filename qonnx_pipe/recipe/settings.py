@@ -1,0 +1,139 @@
+"""Settings: what a recipe may say about a quantizer, key by key; a key left out keeps what was said before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+
+from qonnx_pipe.core.granularity import Permute
+from qonnx_pipe.core.qtype import QTYPES
+from qonnx_pipe.core.spec import RangeMethod
+from qonnx_pipe.recipe.strict import Positive, Strict, mistake
+
+if TYPE_CHECKING:
+    ActivationType = str
+    WeightType = str
+else:
+    ActivationType = Literal[(*QTYPES, "float")]
+    WeightType = Literal[(*(name for name, qtype in QTYPES.items() if qtype.bits <= 8), "float")]
+
+
+def _form(value: object) -> str:
+    """Which branch of a union a value is meant for; `~` marks what is no key in the place of a mistake."""
+    if isinstance(value, Mapping | Strict):
+        return "~mapping"
+    return "~list" if isinstance(value, tuple) else "~scalar"
+
+
+class WeightGroups(Strict):
+    """Groups of consecutive input elements of a weight."""
+
+    per_group: Positive = Field(
+        description="Elements that share a scale: consecutive inputs of a MatMul weight, consecutive embedding "
+        "dimensions of a table. The axis must divide by it."
+    )
+
+
+class ActivationGroups(Strict):
+    """Groups of embedding dimensions of an activation (PEG, Bondarenko et al. 2021, section 4)."""
+
+    per_embedding_group: Annotated[
+        Annotated[Positive, Tag("~scalar")]
+        | Annotated[Annotated[tuple[Positive, ...], Field(min_length=1)], Tag("~list")],
+        Discriminator(_form),
+    ] = Field(
+        description="A number K: K equal groups, and the embedding must divide by K. A list: the sizes of the "
+        "groups, which must add up to the embedding's width."
+    )
+
+
+WeightGranularity = Annotated[
+    Annotated[Literal["per_tensor", "per_channel", "per_row"], Tag("~scalar")]
+    | Annotated[WeightGroups, Tag("~mapping")],
+    Discriminator(lambda value: _form(value).replace("~list", "~scalar")),
+]
+ActivationGranularity = Annotated[
+    Annotated[Literal["per_tensor", "per_embedding"], Tag("~scalar")] | Annotated[ActivationGroups, Tag("~mapping")],
+    Discriminator(lambda value: _form(value).replace("~list", "~scalar")),
+]
+
+_SYMMETRIC = (
+    "Whether zero stands in the middle of the codes: zero point 0 for signed types, the middle code for unsigned."
+)
+
+
+class Weights(Strict):
+    """Quantizer of MatMul weights or embedding tables. Starts from int8, per_channel, symmetric, minmax."""
+
+    dtype: WeightType | None = Field(
+        default=None, description="Integer type of at most 8 bits, or float: stays as it is. At first int8."
+    )
+    granularity: WeightGranularity | None = Field(
+        default=None,
+        description="What shares a scale. per_tensor: everything. per_channel (the default): each output channel of "
+        "a weight, each embedding dimension of a table. per_row: each input of a weight, each row of a table. "
+        "{per_group: N}: blocks of N consecutive inputs, or dimensions of a table.",
+    )
+    symmetric: bool | None = Field(default=None, description=f"{_SYMMETRIC} For weights true at first.")
+    range: Literal["minmax", "mse"] | None = Field(
+        default=None,
+        description="minmax (the default): nothing is clipped. mse: the range of least mean squared error.",
+    )
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _narrow(cls, value: object) -> object:
+        if value in ("int16", "uint16"):
+            raise mistake("weights have at most 8 bits", fix="int8, or float: no provider gains from 16-bit weights")
+        return value
+
+    @field_validator("granularity", mode="before")
+    @classmethod
+    def _not_of_activations(cls, value: object) -> object:
+        if value == "per_embedding" or (isinstance(value, Mapping) and "per_embedding_group" in value):
+            fix = "per_tensor, per_channel, per_row or {per_group: N}"
+            raise mistake("per_embedding and per_embedding_group are for activations, not for weights", fix=fix)
+        return value
+
+
+class Activations(Strict):
+    """Quantizer of activations. Starts from uint8, per_tensor, asymmetric, minmax."""
+
+    dtype: ActivationType | None = Field(
+        default=None,
+        description="Integer type, or float: stays as it is. At first uint8. 16 bits run as float on the CPU.",
+    )
+    granularity: ActivationGranularity | None = Field(
+        default=None,
+        description="What shares a scale. per_tensor (the default): everything. per_embedding: each dimension of "
+        "the embedding (last axis). {per_embedding_group: K or sizes}: groups of dimensions.",
+    )
+    permute: Permute | None = Field(
+        default=None,
+        description="For per_embedding_group. none (the default): groups of neighbouring dimensions. range: dimensions "
+        "sorted by their range first, so that the outliers share the last group.",
+    )
+    symmetric: bool | None = Field(default=None, description=f"{_SYMMETRIC} For activations false at first.")
+    range: RangeMethod | None = Field(
+        default=None,
+        description="How calibration finds the range. minmax (the default): the extremes. running_minmax: an "
+        "exponential average of the batches' extremes. mse: least mean squared error. percentile: all but the "
+        "outermost 0.01 %. entropy: least Kullback-Leibler divergence.",
+    )
+
+    @field_validator("granularity", mode="before")
+    @classmethod
+    def _not_of_weights(cls, value: object) -> object:
+        if value in ("per_channel", "per_row") or (isinstance(value, Mapping) and "per_group" in value):
+            fix = "per_tensor, per_embedding or {per_embedding_group: K}"
+            raise mistake("per_channel, per_row and per_group are for weights, not for activations", fix=fix)
+        return value
+
+    @model_validator(mode="after")
+    def _permutes_groups(self) -> Activations:
+        if self.permute == "range" and isinstance(self.granularity, str):
+            fix = "remove permute, or use granularity: {per_embedding_group: K}"
+            raise mistake("{name} has no groups to permute", key="permute", fix=fix, name=self.granularity)
+        return self

@@ -1,0 +1,156 @@
+"""Client: the parent's side of a worker process, which may die or hang without taking the parent along."""
+
+from __future__ import annotations
+
+import json
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import IO, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from qonnx_pipe import errors
+from qonnx_pipe.core.kernels import Event
+from qonnx_pipe.errors import ProviderError, QpipeError
+from qonnx_pipe.runtime.session import Arrays
+
+COMMAND = (sys.executable, "-m", "qonnx_pipe.runtime.worker")
+PATIENCE_S = 600.0
+"""Seconds after which a silent worker counts as hanging."""
+
+
+class Worker:
+    """A worker process for one model on one provider; use it as a context manager.
+
+    Every method raises what the worker's errors say, and ProviderError when the process dies, hangs for `patience`
+    seconds or answers nonsense; after these three it is gone.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        provider: str = "cpu",
+        *,
+        threads: int | None = None,
+        patience: float = PATIENCE_S,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        self.model, self.provider = model, provider
+        self._session = {"model": str(model.absolute()), "provider": provider, "threads": threads}
+        self._patience, self._command = patience, command
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qpipe-worker-")))
+            self._log = stack.enter_context((self._folder / "stderr").open("w+b"))
+            self._process = stack.enter_context(
+                subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._log,
+                    encoding="utf-8",
+                    errors="replace",
+                )
+            )
+            reader = threading.Thread(target=_forward, args=(self._process.stdout, self._lines), daemon=True)
+            reader.start()
+            stack.callback(self._hang_up)
+            stack.callback(reader.join)
+            stack.callback(self._process.kill)
+            self._cleanup = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cleanup.close()
+
+    def predict(self, batches: Iterable[Arrays]) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
+        """Outputs by name for each batch of inputs, in order, one at a time."""
+        self._request("open", **self._session)
+        outputs = self._folder / "outputs.npz"
+        for batch in batches:
+            self._request("run", inputs=self._save(batch), outputs=str(outputs))
+            with np.load(outputs, allow_pickle=False) as archive:
+                yield {name: archive[name] for name in archive.files}
+        self._request("close")
+
+    def census(self, inputs: Arrays) -> tuple[Path, tuple[Event, ...]]:
+        """The optimized graph (gone with the worker) and what each of its nodes ran."""
+        value = self._request("census", **self._session, inputs=self._save(inputs), folder=str(self._folder))
+        return Path(value["optimized"]), tuple(Event(**event) for event in value["events"])
+
+    def time(self, inputs: Arrays, *, seconds: float, least: int) -> tuple[list[float], int]:
+        """Seconds of every run of a fresh session, and the process's peak memory so far in bytes."""
+        value = self._request("time", **self._session, inputs=self._save(inputs), seconds=seconds, least=least)
+        return list(value["seconds"]), int(value["peak_rss"])
+
+    def _hang_up(self) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # a request that nobody read is still in the buffer
+            self._process.stdin.close()
+
+    def _save(self, inputs: Arrays) -> str:
+        path = self._folder / "inputs.npz"
+        np.savez(path, **inputs)  # type: ignore[arg-type]  # no input is called allow_pickle
+        return str(path)
+
+    def _request(self, command: str, **arguments: object) -> Any:
+        try:
+            assert self._process.stdin is not None
+            print(json.dumps({"command": command, "arguments": arguments}), file=self._process.stdin, flush=True)
+            line = self._lines.get(timeout=self._patience)
+        except BrokenPipeError:
+            line = ""
+        except queue.Empty:
+            self._process.kill()
+            raise self._failed(f"no answer to {command!r} for {self._patience:g} s: killed") from None
+        if not line:
+            raise self._failed(self._death())
+        try:
+            reply = json.loads(line)
+            error = reply.get("error")
+        except (ValueError, AttributeError):
+            self._process.kill()
+            raise self._failed(f"the worker answered {command!r} with {line[:80]!r}, no JSON object") from None
+        if error:
+            kind: type[QpipeError] = getattr(errors, error["kind"])
+            raise kind(error["what"], where=error["where"], fix=error["fix"])
+        return reply["value"]
+
+    def _death(self) -> str:
+        """How the process ended, with its last words."""
+        status = self._process.wait()
+        how = f"killed by signal {-status} ({_signal_name(-status)})" if status < 0 else f"exit status {status}"
+        self._log.seek(0)
+        words = self._log.read().decode(errors="replace").strip().splitlines()
+        return f"{how}; last words: {words[-1][:300]}" if words else how
+
+    def _failed(self, how: str) -> ProviderError:
+        return ProviderError(
+            f"provider failed: {self.provider}: {how}",
+            where=str(self.model),
+            fix="signal 9 mostly means too little memory: try smaller shapes; otherwise report it with this message",
+        )
+
+
+def _forward(stream: IO[str], lines: queue.SimpleQueue[str]) -> None:
+    """Move lines from a pipe to a queue, so that the parent can wait for them with a time limit; "" is the end."""
+    for line in stream:
+        lines.put(line)
+    lines.put("")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"

@@ -1,0 +1,116 @@
+"""Sessions: open a model on a provider and run it, with onnxruntime's failures as errors that a user can act on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as codes
+
+from qonnx_pipe.errors import DataError, ModelError, ProviderError
+from qonnx_pipe.runtime import providers
+from qonnx_pipe.runtime.machine import cores
+
+Arrays = Mapping[str, npt.NDArray[np.generic]]
+
+ERROR_SEVERITY = 3
+"""onnxruntime's log level that lets errors pass, and no warnings."""
+
+BAD_FILE = (codes.NoSuchFile, codes.InvalidProtobuf, codes.InvalidGraph, codes.NoModel)
+FAILURES = (
+    codes.Fail,
+    codes.InvalidArgument,
+    codes.RuntimeException,
+    codes.NotImplemented,
+    codes.EPFail,
+    codes.EngineError,
+    *BAD_FILE,
+    RuntimeError,
+)
+"""Everything that onnxruntime raises; its classes share no base."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Where a session leaves what a census reads: the optimized graph, and profiles that begin with a prefix."""
+
+    optimized: Path
+    profile_prefix: Path
+
+
+def open_session(
+    model: Path, provider: str = "cpu", *, threads: int | None = None, trace: Trace | None = None
+) -> ort.InferenceSession:
+    """A session with every graph optimization on; `threads` default to all cores.
+
+    Raises ModelError when the file is missing or no valid model, ProviderError when the provider cannot take it.
+    """
+    if not model.is_file():
+        raise ModelError("no such ONNX file", where=str(model), fix="give the path of a .onnx file")
+    options = ort.SessionOptions()
+    options.log_severity_level = ERROR_SEVERITY
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads or cores()
+    options.inter_op_num_threads = 1
+    if trace is not None:
+        options.optimized_model_filepath = str(trace.optimized)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(trace.profile_prefix)
+    arguments = providers.require(provider).session_arguments(options)
+    try:
+        return ort.InferenceSession(str(model), options, **arguments)
+    except FAILURES as error:
+        if not isinstance(error, BAD_FILE) and not _brief(error).startswith("Load model from"):
+            raise _provider_failed(provider, model, error) from error
+        what, fix = f"onnxruntime cannot load the model: {_brief(error)}", "export or copy the file again"
+        raise ModelError(what, where=str(model), fix=fix) from error
+
+
+def run_session(
+    session: ort.InferenceSession, inputs: Arrays, *, model: Path, provider: str = "cpu"
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Outputs by name; `model` and `provider` only name the culprit.
+
+    Raises DataError when the inputs do not fit the model, ProviderError when the run fails.
+    """
+    wanted = {entry.name for entry in session.get_inputs()}
+    if missing := sorted(wanted - inputs.keys()):
+        raise DataError(
+            f"the model needs the inputs {sorted(wanted)}, without data for {missing}",
+            where=str(model),
+            fix="give data that hold them, or the tokenizer that belongs to the model",
+        )
+    names = [entry.name for entry in session.get_outputs()]
+    try:
+        values = session.run(names, {name: inputs[name] for name in wanted})
+    except codes.InvalidArgument as error:
+        raise DataError(
+            f"the inputs do not fit the model: {_brief(error)}", where=str(model), fix="check shapes and types"
+        ) from error
+    except FAILURES as error:
+        raise _provider_failed(provider, model, error) from error
+    return dict(zip(names, values, strict=True))
+
+
+def evaluate(model: Path, inputs: Arrays) -> dict[str, npt.NDArray[np.generic]]:
+    """Outputs of one run on the CPU in a fresh session; errors as in `open_session` and `run_session`."""
+    return run_session(open_session(model), inputs, model=model)
+
+
+def _provider_failed(provider: str, model: Path, error: BaseException) -> ProviderError:
+    return ProviderError(
+        f"provider failed: {provider}: {_brief(error)}",
+        where=str(model),
+        fix="see `qpipe inspect` for the model's operators and types, `qpipe providers` for what this machine has",
+    )
+
+
+def _brief(error: BaseException) -> str:
+    """First line of onnxruntime's message, without the code that stands before it."""
+    text = str(error).strip().splitlines() or [type(error).__name__]
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text[0])[:500]

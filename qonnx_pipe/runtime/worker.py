@@ -1,0 +1,103 @@
+"""Worker: a process of its own that opens sessions on request, one JSON line in, one JSON line out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from qonnx_pipe.errors import QpipeError
+from qonnx_pipe.runtime.census import profile
+from qonnx_pipe.runtime.machine import peak_rss
+from qonnx_pipe.runtime.session import open_session, run_session
+
+WARM_UP = 2
+"""Runs before the clock starts: the first allocates the arena, the second finds it."""
+
+Opened = tuple[ort.InferenceSession, Path, str]
+
+
+class Commands:
+    """What a parent may ask for; at most one session is alive."""
+
+    def __init__(self) -> None:
+        self._opened: Opened | None = None
+
+    def open(self, model: str, provider: str, threads: int | None) -> None:
+        """Open a session, in place of the one before."""
+        self._opened = None
+        self._opened = (open_session(Path(model), provider, threads=threads), Path(model), provider)
+
+    def run(self, inputs: str, outputs: str) -> None:
+        """Run the open session on one .npz of inputs, write its outputs as .npz."""
+        if self._opened is None:
+            raise ValueError("run before open")
+        session, model, provider = self._opened
+        values = run_session(session, _arrays(inputs), model=model, provider=provider)
+        np.savez(outputs, **values)  # type: ignore[arg-type]  # no output is called allow_pickle
+
+    def close(self) -> None:
+        """Close the session."""
+        self._opened = None
+
+    def census(self, model: str, provider: str, threads: int | None, inputs: str, folder: str) -> dict[str, object]:
+        """Profile a few runs: the optimized graph's path and its events."""
+        optimized, events = profile(Path(model), _arrays(inputs), Path(folder), provider, threads=threads)
+        return {"optimized": str(optimized), "events": [asdict(event) for event in events]}
+
+    def time(
+        self, *, model: str, provider: str, threads: int | None, inputs: str, seconds: float, least: int
+    ) -> dict[str, object]:
+        """Open, warm up, time runs until `seconds` are over and `least` runs done, close: a session's whole life."""
+        arrays, path = _arrays(inputs), Path(model)
+        session = open_session(path, provider, threads=threads)
+        for _ in range(WARM_UP):
+            run_session(session, arrays, model=path, provider=provider)
+        times: list[float] = []
+        while len(times) < least or sum(times) < seconds:
+            start = time.perf_counter()
+            run_session(session, arrays, model=path, provider=provider)
+            times.append(time.perf_counter() - start)
+        return {"seconds": times, "peak_rss": peak_rss()}
+
+
+def _arrays(path: str) -> dict[str, npt.NDArray[np.generic]]:
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def answer(commands: Commands, line: str) -> dict[str, Any]:
+    """The reply to one request: {"value": …}, or {"error": {kind, what, where, fix}}; it never raises."""
+    try:
+        request = json.loads(line)
+        command: Callable[..., Any] = getattr(commands, request["command"])
+        return {"value": command(**request["arguments"])}
+    except QpipeError as error:
+        return {"error": {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}}
+    except Exception as error:  # the worker's edge: whatever goes wrong must reach the parent as an answer
+        what = f"worker failed: {type(error).__name__}: {error}"
+        return {"error": {"kind": "ProviderError", "what": what, "where": "", "fix": ""}}
+
+
+def main() -> None:
+    """Answer requests until stdin ends. Native code that prints to stdout is sent to stderr."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as replies:
+        os.dup2(2, 1)
+        commands = Commands()
+        for line in sys.stdin:
+            print(json.dumps(answer(commands, line)), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""Validate: a quantized model beside its float reference: accuracy, fidelity, speed, size, executed kernels, gates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from qonnx_pipe import tasks
+from qonnx_pipe.core.encoding import FloatArray
+from qonnx_pipe.core.examples import Batch
+from qonnx_pipe.core.gates import check_names, judge
+from qonnx_pipe.core.kernels import Kernels, executed
+from qonnx_pipe.core.numerics import sqnr_db
+from qonnx_pipe.core.scores import accuracy, accuracy_drop, agreement
+from qonnx_pipe.core.site import Skipped
+from qonnx_pipe.core.verdict import PROVIDER_FAILED, Fidelity, Result, Size, Verdict
+from qonnx_pipe.errors import DataError, NumericsError, ProviderError
+from qonnx_pipe.graph.linears import linears
+from qonnx_pipe.graph.size import size_parts
+from qonnx_pipe.graph.summary import id2label
+from qonnx_pipe.runtime import machine
+from qonnx_pipe.runtime import providers as execution
+from qonnx_pipe.runtime.client import Worker
+from qonnx_pipe.runtime.race import ROUNDS, latencies, race
+from qonnx_pipe.runtime.shapes import from_batches
+from qonnx_pipe.tasks import Labels, Task
+
+REFERENCE_PROVIDER = "cpu"
+"""Where the float model runs for the predictions that everything is compared with."""
+
+NO_NOISE_DB = 200.0
+"""Reported SQNR of equal tensors (it would be infinite, which JSON does not have); float32 ends near 150 dB."""
+
+Shape = tuple[int, int]
+Paths = tuple[Path, Path]
+"""The float model and the quantized one."""
+
+Say = Callable[[str], None]
+"""Hears what is being done, one line at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Evaluation:
+    """What both models are judged on: batches, labels in the model's words, class names; and how they run."""
+
+    task: Task
+    batches: Sequence[Batch]
+    labels: Labels
+    id2label: Mapping[str, str]
+    shapes: Sequence[Shape]
+    threads: int | None
+    rounds: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Predictions:
+    """Compared tensor [n, k] and predicted classes of one model on one provider."""
+
+    rows: FloatArray
+    classes: tuple[str, ...]
+
+
+def validate(
+    model: Path,
+    reference: Path,
+    *,
+    task: str,
+    batches: Sequence[Batch],
+    providers: Sequence[str],
+    shapes: Sequence[Shape],
+    gates: Mapping[str, float],
+    skipped: Sequence[Skipped] = (),
+    threads: int | None = None,
+    rounds: int = ROUNDS,
+    progress: Say | None = None,
+) -> Verdict:
+    """Judge `model` against the float `reference` on every provider; `progress` hears what is being done.
+
+    Accuracy and fidelity come from all `batches`; everything is compared with the float model on the CPU. Speed is
+    timed at each of `shapes` (batch, sequence) on the batches' own tokens; the gate on it takes the worst shape's
+    median. A provider that fails, or a quantized model whose outputs are no numbers, is a result with an error, and
+    its gates fail; the others are still judged.
+
+    Raises ModelError for a file that is no model, DataError for data that do not fit or cannot be judged,
+    NumericsError when the float model's outputs are no numbers, ProviderError when it fails on the CPU, UsageError
+    for an unknown task or gate.
+    """
+    say = progress or (lambda _: None)
+    check_names(gates)
+    for provider in providers:
+        execution.require(provider)
+    size = Size(size_parts(reference).total, (parts := size_parts(model)).total, parts)
+    found, names = tasks.find(task), id2label(reference) or id2label(model)
+    data = _Evaluation(found, batches, _labels(found, batches, names, gates), names, shapes, threads, rounds)
+    say("cpu: float model: predictions")
+    baseline = _predict(reference, REFERENCE_PROVIDER, data)
+    results: list[Result] = []
+    for provider in providers:
+        results += _on_provider(provider, (reference, model), data, baseline, say)
+    facts = {**machine.facts(), "threads": threads or machine.cores()}
+    return Verdict(judge(gates, size, results), size, tuple(results), tuple(skipped), facts)
+
+
+def _on_provider(provider: str, paths: Paths, data: _Evaluation, baseline: _Predictions, say: Say) -> list[Result]:
+    """Results of the float and of the quantized model."""
+    pair = []
+    for path, name in zip(paths, ("float", "quantized"), strict=True):
+        say(f"{provider}: {name} model: predictions and kernels")
+        pair.append(_judged(Result(provider, name), path, data, baseline))
+    for batch, sequence in data.shapes:
+        say(f"{provider}: timing at {batch}×{sequence}")
+        pair = _timed(pair, paths, data, (batch, sequence))
+    return pair
+
+
+def _labels(task: Task, batches: Sequence[Batch], names: Mapping[str, str], gates: Mapping[str, float]) -> Labels:
+    """The data's labels in the model's words; DataError where the gates cannot be judged on them."""
+    labels = task.labels(tuple(label for batch in batches for label in batch.labels), names)
+    if not labels:
+        raise DataError("there are no evaluation examples", fix="name data that hold some")
+    if "accuracy_drop" in gates and all(label is None for label in labels):
+        raise DataError(
+            "the gate accuracy_drop needs labels, the evaluation data have none",
+            fix="add a label column, or use the gates agreement and sqnr_db instead",
+        )
+    return labels
+
+
+def _predict(path: Path, provider: str, data: _Evaluation) -> _Predictions:
+    """Rows and classes for all batches; NumericsError when a row is no number."""
+    with Worker(path, provider, threads=data.threads) as worker:
+        outputs = worker.predict(batch.inputs for batch in data.batches)
+        rows = np.concatenate([data.task.scored(*pair) for pair in zip(outputs, data.batches, strict=True)])
+    if broken := int((~np.isfinite(rows)).any(axis=1).sum()):
+        raise NumericsError(
+            f"the outputs of {broken} of {len(rows)} examples hold NaN or infinity",
+            where=str(path),
+            fix="look for overflowing scales or damaged weights: `qpipe inspect` shows the layers",
+        )
+    return _Predictions(rows, data.task.predicted(rows, data.labels, data.id2label))
+
+
+def _judged(result: Result, path: Path, data: _Evaluation, baseline: _Predictions) -> Result:
+    """`result` with predictions and kernels judged, or with the error that prevented it."""
+    is_baseline = (result.model, result.provider) == ("float", REFERENCE_PROVIDER)
+    try:
+        seen = baseline if is_baseline else _predict(path, result.provider, data)
+        kernels = _kernels(path, result.provider, data)
+    except (ProviderError, NumericsError) as failure:
+        return replace(result, error=_reason(failure))
+    judged = replace(result, kernels=kernels, accuracy=accuracy(seen.classes, data.labels, name=data.task.metric))
+    if is_baseline:
+        return judged
+    sqnr = float(np.clip(sqnr_db(baseline.rows, seen.rows), -NO_NOISE_DB, NO_NOISE_DB))
+    return replace(
+        judged,
+        accuracy_drop=accuracy_drop(baseline.classes, seen.classes, data.labels),
+        fidelity=Fidelity(sqnr, agreement(baseline.classes, seen.classes)),
+    )
+
+
+def _kernels(path: Path, provider: str, data: _Evaluation) -> Kernels:
+    with Worker(path, provider, threads=data.threads) as worker:
+        optimized, events = worker.census(data.batches[0].inputs)
+        return executed(linears(path), linears(optimized), events)
+
+
+def _timed(pair: Sequence[Result], paths: Paths, data: _Evaluation, shape: Shape) -> list[Result]:
+    """The float and the quantized result with one more latency each; what already failed is left out of the race."""
+    results = list(pair)
+    alive = [i for i, result in enumerate(results) if not result.error]
+    if not alive:
+        return results
+    racers, inputs = [paths[i] for i in alive], from_batches(data.batches, *shape)
+    try:
+        timings = race(racers, inputs, pair[0].provider, threads=data.threads, rounds=data.rounds)
+    except ProviderError as failure:
+        culprits = [i for i in alive if Path(failure.where).absolute() == paths[i].absolute()] or alive
+        for i in culprits:
+            results[i] = replace(results[i], error=_reason(failure))
+        return results
+    for i, latency in zip(alive, latencies(shape, timings, relative=alive[0] == 0), strict=True):
+        results[i] = replace(results[i], latency=(*results[i].latency, latency))
+    return results
+
+
+def _reason(failure: ProviderError | NumericsError) -> str:
+    """Text of a result's error; it begins with PROVIDER_FAILED exactly when the provider is to blame."""
+    if isinstance(failure, NumericsError):
+        return failure.what
+    return f"{PROVIDER_FAILED}: {failure.what.removeprefix(f'{PROVIDER_FAILED}: ')}"

@@ -1,0 +1,36 @@
+"""Every recipe that comes with qpipe: loads, explains itself, is found by its name."""
+
+from pathlib import Path
+
+import pytest
+
+from qonnx_pipe.recipe import load
+from qonnx_pipe.recipe.library import find, folder, listed
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+
+
+def test_the_quickstart_is_among_them() -> None:
+    assert "quickstart" in [path.stem for path in RECIPES]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_packaged_recipe(path: Path) -> None:
+    recipe = load(path)
+    assert recipe.name == path.stem
+    assert path.read_text(encoding="utf-8").startswith("# ")
+    assert recipe.validation.gates.limits
+    assert find(path.stem).samefile(path)
+
+
+def test_all_are_listed_with_a_description() -> None:
+    assert [path.name for path, _, _ in listed()] == [path.name for path in RECIPES]
+    assert all(len(description) > 20 for _, _, description in listed())
+
+
+def test_an_existing_path_comes_before_a_packaged_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find("quickstart") == folder() / "quickstart.yaml"
+    Path("quickstart").touch()
+    assert find("quickstart") == Path("quickstart")
+    assert find("./none.yaml") == Path("none.yaml")

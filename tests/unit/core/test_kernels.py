@@ -1,0 +1,53 @@
+"""The join of file, optimized graph and profile, on hand-made records."""
+
+from qonnx_pipe.core.kernels import Event, Kernels, WeightMatMul, executed
+
+
+def written(node: str, weight: str, obstacle: str = "") -> WeightMatMul:
+    return WeightMatMul(node, "MatMul", weight, integer=False, obstacle=obstacle)
+
+
+def ran(node: str, weight: str, op_type: str = "MatMulIntegerToFloat") -> WeightMatMul:
+    return WeightMatMul(node, op_type, weight, integer=op_type != "MatMul")
+
+
+def event(node: str, op_type: str = "MatMulIntegerToFloat") -> Event:
+    return Event(node, op_type, "CPUExecutionProvider", 12.5)
+
+
+def test_a_renamed_node_is_found_by_its_weight():
+    kernels = executed([written("a", "w")], [ran("fused_7", "w")], [event("fused_7")])
+    (kernel,) = kernels.nodes
+    assert (kernel.node, kernel.kernel, kernel.integer, kernel.mean_us) == ("a", "MatMulIntegerToFloat", True, 12.5)
+    assert kernels.fraction == 1.0
+
+
+def test_a_shared_weight_is_told_apart_by_the_nodes_name():
+    optimized = [ran("a", "w"), ran("b", "w", "MatMul")]
+    events = [event("a"), event("b", "MatMul")]
+    kernels = executed([written("a", "w"), written("b", "w", "activation not quantized")], optimized, events)
+    assert [kernel.integer for kernel in kernels.nodes] == [True, False]
+    assert kernels.floats[0].reason == "activation not quantized"
+
+
+def test_a_renamed_weight_is_found_by_the_nodes_name_or_its_beginning():
+    optimized = [ran("a", "w_transposed"), ran("b/MatMulAddFusion", "v_transposed")]
+    events = [event("a"), event("b/MatMulAddFusion")]
+    kernels = executed([written("a", "w"), written("b", "v")], optimized, events)
+    assert kernels.integer == kernels.total == 2
+
+
+def test_what_vanished_or_did_not_run_is_float_with_a_reason():
+    kernels = executed([written("a", "w"), written("b", "v")], [ran("b", "v")], [])
+    assert [kernel.integer for kernel in kernels.nodes] == [False, False]
+    assert "no node of this name or weight" in kernels.nodes[0].reason
+    assert kernels.nodes[1].reason == "the node did not run"
+
+
+def test_a_float_kernel_without_a_known_obstacle_says_so():
+    (kernel,) = executed([written("a", "w")], [ran("a", "w", "MatMul")], [event("a", "MatMul")]).nodes
+    assert "cause unknown" in kernel.reason
+
+
+def test_an_empty_file_has_no_fraction():
+    assert Kernels(()).fraction is None

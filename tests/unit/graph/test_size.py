@@ -1,0 +1,47 @@
+"""The parts of a model's size add up to its files."""
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from qonnx_pipe.graph.size import size_parts
+from tests.zoo import graphs
+
+MATRIX, TABLE = graphs.WIDTH * graphs.WIDTH, 64 * graphs.WIDTH
+
+
+def test_a_float_model(tmp_path):
+    path = graphs.token_model(tmp_path / "m.onnx")
+    parts = size_parts(path)
+    assert (parts.weights, parts.embeddings, parts.scales) == (4 * MATRIX, 4 * TABLE, 0)
+    assert parts.total == path.stat().st_size
+
+
+def test_a_quantized_model(tmp_path):
+    path = graphs.token_model(tmp_path / "m.onnx", quantized=True)
+    parts = size_parts(path)
+    table_scale, activation, weight_scales = 4 + 1, 4 + 1, 5 * graphs.WIDTH
+    assert (parts.weights, parts.embeddings) == (MATRIX, TABLE)
+    assert parts.scales == table_scale + activation + weight_scales
+    assert parts.total == path.stat().st_size
+
+
+def test_external_data_count(tmp_path):
+    path = graphs.token_model(tmp_path / "m.onnx")
+    inside = size_parts(path)
+    onnx.save(onnx.load(path), tmp_path / "e.onnx", save_as_external_data=True, location="e.data", size_threshold=0)
+    outside = size_parts(tmp_path / "e.onnx")
+    assert (outside.weights, outside.embeddings) == (inside.weights, inside.embeddings)
+    assert outside.total == (tmp_path / "e.onnx").stat().st_size + (tmp_path / "e.data").stat().st_size
+
+
+def test_a_tied_table_counts_once_as_an_embedding(tmp_path):
+    table = np.ones((graphs.WIDTH, graphs.WIDTH), np.float32)
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["rows"], "embed"),
+        helper.make_node("MatMul", ["rows", "table"], ["y"], "head"),
+    ]
+    ids = graphs.tensor("ids", ["batch", "sequence"], onnx.TensorProto.INT64)
+    output = graphs.tensor("y", ["batch", "sequence", graphs.WIDTH])
+    parts = size_parts(graphs.save(tmp_path / "m.onnx", nodes, [ids], [output], {"table": table}))
+    assert (parts.embeddings, parts.weights) == (table.nbytes, 0)

@@ -1,0 +1,83 @@
+"""Sessions run models, and turn onnxruntime's failures into clear errors."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qonnx_pipe.errors import DataError, ModelError, ProviderError
+from qonnx_pipe.runtime import providers
+from qonnx_pipe.runtime.session import evaluate, open_session
+from tests.zoo import graphs
+
+X = np.random.default_rng(0).normal(size=(2, 4, graphs.WIDTH)).astype(np.float32)
+
+
+def test_evaluate_gives_the_outputs_by_name(tmp_path):
+    outputs = evaluate(graphs.float_matmul(tmp_path / "m.onnx"), {"x": X, "unused": X})
+    assert outputs.keys() == {"y"}
+    np.testing.assert_allclose(outputs["y"], X @ graphs.weight(), atol=1e-4)  # float32 sums of 32 products
+
+
+def test_the_integer_kernel_multiplies_the_numbers_that_the_file_means(tmp_path):
+    (y,) = evaluate(graphs.qdq_matmul(tmp_path / "m.onnx"), {"x": X}).values()
+    step = np.float32(8 / 255)
+    activation = (np.clip(np.rint(X / step) + 128, 0, 255) - 128) * step
+    codes, scale = graphs.weight_codes(graphs.weight())
+    np.testing.assert_allclose(y, activation @ (codes * scale), atol=1e-4)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(ModelError, match="no such ONNX file"):
+        evaluate(tmp_path / "none.onnx", {})
+
+
+@pytest.mark.parametrize("keep", [0, 0.3, 0.9])
+def test_a_truncated_file(tmp_path, keep):
+    path = graphs.float_matmul(tmp_path / "m.onnx")
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+    with pytest.raises(ModelError, match="cannot load the model") as caught:
+        open_session(path)
+    assert caught.value.where == str(path)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_missing_inputs_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"without data for \['x'\]"):
+        evaluate(graphs.float_matmul(tmp_path / "m.onnx"), {})
+
+
+@pytest.mark.parametrize("x", [X.astype(np.float64), X[0], X[..., :3]])
+def test_inputs_of_another_type_or_shape(tmp_path, x):
+    with pytest.raises(DataError, match="do not fit the model"):
+        evaluate(graphs.float_matmul(tmp_path / "m.onnx"), {"x": x})
+
+
+def test_a_kernel_that_refuses_to_run_is_a_provider_failure(tmp_path, capfd):
+    with pytest.raises(ProviderError, match=r"provider failed: cpu: .*must be a scalar"):
+        evaluate(graphs.qdq_matmul(tmp_path / "m.onnx", per_axis=True), {"x": X})
+    capfd.readouterr()  # onnxruntime logs the error too
+
+
+def test_an_unknown_provider_lists_the_known_ones(tmp_path):
+    with pytest.raises(ProviderError, match="unknown execution provider 'tpu'") as caught:
+        open_session(graphs.float_matmul(tmp_path / "m.onnx"), "tpu")
+    assert "cpu" in caught.value.fix
+    assert caught.value.exit_code == 4
+
+
+def test_every_provider_file_says_what_it_is_and_how_to_get_it():
+    assert "cpu" in providers.known()
+    for name in providers.known():
+        provider = providers.find(name)
+        assert provider.name == name == Path(f"{name}.py").stem
+        assert provider.title
+        assert provider.install
+    assert providers.require("cpu").version()
+
+
+def test_a_provider_that_is_not_here_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(type(providers.find("cpu")), "version", lambda _: None)
+    with pytest.raises(ProviderError, match="not available here") as caught:
+        providers.require("cpu")
+    assert caught.value.fix == "pip install onnxruntime"
