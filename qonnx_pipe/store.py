@@ -101,6 +101,12 @@ class Store:
                 shutil.rmtree(self._work(key), ignore_errors=True)
                 return entry
 
+    def forget(self, key: str) -> None:
+        """Remove the entry of `key`, if there is one, so that it will be made again."""
+        with writing(self.root), self._hold(key):
+            if self._directory(key).exists():
+                self._remove(key)
+
     def workdir(self, key: str) -> Path:
         """A folder for the partial results of the build of `key`: it outlives a kill, and goes when `make` succeeds."""
         folder = self._work(key) / "resume"

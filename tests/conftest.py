@@ -4,26 +4,50 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-DEFAULT_TASKS = {"vit": "image-classification", "gpt2": "text-generation", "bart": "text2text-generation"}
+USUAL_TASKS = {"vit": "image-classification", "gpt2": "text-generation", "bart": "text2text-generation"}
+"""Every other family: feature-extraction."""
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`checkpoint(family, task=…)`: directory of a tiny checkpoint, made at its first use."""
+    """`checkpoint(family, task=None)`: directory of a tiny checkpoint, made at its first use."""
     from tests.zoo.checkpoints import make_checkpoint
 
-    root, made = tmp_path_factory.mktemp("checkpoints"), {}
+    root = tmp_path_factory.mktemp("checkpoints")
 
-    def of(family: str, task: str = "feature-extraction") -> Path:
-        if (family, task) not in made:
-            made[family, task] = make_checkpoint(family, root / f"{family}-{task}", task=task)
-        return made[family, task]
+    @cache
+    def of(family: str, task: str | None = None) -> Path:
+        task = task or USUAL_TASKS.get(family, "feature-extraction")
+        return make_checkpoint(family, root / f"{family}-{task}", task=task)
 
     return of
+
+
+@pytest.fixture(scope="session")
+def export_result(checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """`export_result(family, task=None)`: the ExportResult of that checkpoint, exported at its first use."""
+    from qonnx_pipe.stages.export import export_stage
+
+    root = tmp_path_factory.mktemp("exported")
+
+    @cache
+    def of(family: str, task: str | None = None) -> Any:
+        task = task or USUAL_TASKS.get(family, "feature-extraction")
+        return export_stage(str(checkpoint(family, task)), task, root / f"{family}-{task}")
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def exported(export_result: Callable[..., Any]) -> Callable[..., Path]:
+    """`exported(family, task=None)`: the simplified ONNX file that reads the user's input."""
+    return lambda family, task=None: export_result(family, task).model

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from qonnx_pipe.cli import output
 from qonnx_pipe.cli.shape import shape_option
 from qonnx_pipe.errors import UsageError
+
+if TYPE_CHECKING:
+    from qonnx_pipe.core.verdict import Verdict
 
 MODEL = click.Path(path_type=Path)
 
@@ -54,8 +57,6 @@ def command(
     **data: Any,
 ) -> None:
     """Compare MODEL with its float reference: accuracy, fidelity, speed, size, executed kernels."""
-    from qonnx_pipe.cli.verdict_table import failure, verdict_table
-    from qonnx_pipe.core.files import write_json
     from qonnx_pipe.stages.validate import validate
 
     limits = dict(map(_limit, gates))
@@ -78,6 +79,14 @@ def command(
             rounds=rounds,
             progress=say,
         )
+    _report(verdict, out, as_json=as_json)
+
+
+def _report(verdict: Verdict, out: Path | None, *, as_json: bool) -> None:
+    """Write and print the verdict, then raise the failure that it stands for."""
+    from qonnx_pipe.cli.verdict_table import failure, verdict_table
+    from qonnx_pipe.core.files import write_json
+
     if out is not None:
         write_json(out, verdict.to_json())
     if as_json:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from qonnx_pipe.core.site import Site, Skipped
+from qonnx_pipe.core.granularity import Granularity, PerChannel, PerEmbedding, PerEmbeddingGroup, PerGroup, PerTensor
+from qonnx_pipe.core.qtype import QTYPES
+from qonnx_pipe.core.site import Role, Site, SiteMap, Skipped
 from qonnx_pipe.core.spec import QuantSpec
 
 Placement = Literal["matmul_inputs", "full"]
@@ -39,3 +42,104 @@ class QuantPlan:
     def quantized(self) -> tuple[PlanEntry, ...]:
         """Entries with a spec."""
         return tuple(entry for entry in self.entries if entry.spec is not None)
+
+    @property
+    def sites(self) -> SiteMap:
+        """The sites that the plan is about."""
+        return SiteMap(tuple(entry.site for entry in self.entries))
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values for `plan.json`."""
+        return {
+            "version": 1,
+            "target": self.target,
+            "placement": self.placement,
+            "entries": [_entry_to_json(entry) for entry in self.entries],
+            "skipped": [{"site": skip.site, "reason": skip.reason} for skip in self.skipped],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> QuantPlan:
+        """The inverse of `to_json`; KeyError or ValueError on anything that `to_json` does not write."""
+        return cls(
+            data["target"],
+            data["placement"],
+            tuple(_entry_from_json(entry) for entry in data["entries"]),
+            tuple(Skipped(skip["site"], skip["reason"]) for skip in data["skipped"]),
+        )
+
+
+def _entry_to_json(entry: PlanEntry) -> dict[str, object]:
+    site, spec = entry.site, entry.spec
+    return {
+        "site": site.id,
+        "role": site.role.value,
+        "layer": site.layer,
+        "tensor": site.tensor,
+        "width": site.width,
+        "feeds": list(site.feeds),
+        "owner": site.owner.value if site.owner else None,
+        "pairwise": site.pairwise,
+        "spec": None
+        if spec is None
+        else {
+            "dtype": spec.dtype.name,
+            "granularity": _granularity_to_json(spec.granularity),
+            "symmetric": spec.symmetric,
+            "range": spec.range,
+        },
+        "lowering": entry.lowering,
+        "rule": entry.rule,
+        "reason": entry.reason,
+    }
+
+
+def _entry_from_json(data: Mapping[str, Any]) -> PlanEntry:
+    site = Site(
+        id=data["site"],
+        role=Role(data["role"]),
+        layer=data["layer"],
+        tensor=data["tensor"],
+        width=data["width"],
+        feeds=tuple(data["feeds"]),
+        owner=Role(data["owner"]) if data["owner"] else None,
+        pairwise=data["pairwise"],
+    )
+    spec = data["spec"]
+    if spec is not None:
+        granularity = _granularity_from_json(spec["granularity"])
+        spec = QuantSpec(QTYPES[spec["dtype"]], granularity, spec["symmetric"], spec["range"])
+    return PlanEntry(site, spec, data["lowering"], data["rule"], data["reason"])
+
+
+def _granularity_to_json(granularity: Granularity) -> object:
+    """As recipes write it, with the axis where there is one."""
+    match granularity:
+        case PerTensor():
+            return "per_tensor"
+        case PerEmbedding():
+            return "per_embedding"
+        case PerChannel(axis):
+            return {"per_channel": axis}
+        case PerGroup(axis, size):
+            return {"per_group": size, "axis": axis}
+        case PerEmbeddingGroup(groups, permute):
+            return {
+                "per_embedding_group": groups if isinstance(groups, int) else list(groups),
+                "permute": permute,
+            }
+
+
+def _granularity_from_json(data: Any) -> Granularity:
+    match data:
+        case "per_tensor":
+            return PerTensor()
+        case "per_embedding":
+            return PerEmbedding()
+        case {"per_channel": axis}:
+            return PerChannel(axis)
+        case {"per_group": size, "axis": axis}:
+            return PerGroup(axis, size)
+        case {"per_embedding_group": groups, "permute": permute}:
+            return PerEmbeddingGroup(groups if isinstance(groups, int) else tuple(groups), permute)
+    raise ValueError(f"unknown granularity {data!r}")

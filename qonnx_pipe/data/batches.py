@@ -14,7 +14,7 @@ from qonnx_pipe.core.examples import Array, Batch, Example, Examples
 from qonnx_pipe.errors import DataError, ModelError
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer  # type: ignore[import-untyped]
+    from tokenizers import Tokenizer
 
 TEXT_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids"})
 """The inputs that a tokenizer makes."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from qonnx_pipe.core.encoding import Encoding
 from qonnx_pipe.core.plan import PlanEntry, QuantPlan
 from qonnx_pipe.core.site import EMBEDDING_TABLES, Role
+from qonnx_pipe.errors import ModelError
 from qonnx_pipe.graph.lowerings.activation import ActivationQuantizers
 from qonnx_pipe.graph.lowerings.emit import Emitter
 from qonnx_pipe.graph.lowerings.gather import lower_table
@@ -18,7 +21,11 @@ from qonnx_pipe.graph.lowerings.linear import LinearLowering, QuantizedWeight
 from qonnx_pipe.graph.walk import Linear, linears
 
 EncodeWeight = Callable[[PlanEntry, npt.NDArray[np.generic]], tuple[Encoding, npt.NDArray[np.generic]]]
-"""Encoding and codes of a weight [in, out] or a table [rows, d]; called once a weight, so that one at a time is in work."""
+"""Encoding and codes of a weight [in, out] or a table [rows, d]; called once a weight: one at a time is in work."""
+
+QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+WIDE_OPSET = 21
+"""The first opset whose quantizers take 16-bit types."""
 
 
 def quantize(
@@ -27,97 +34,109 @@ def quantize(
     """Rewrite `model` in place as `plan` says; the encodings of its weights by site id.
 
     `activations` holds an encoding for every activation site that the plan quantizes. Names of inputs, outputs and
-    linear layers stay. Order: linear layers (they read quantizers on their own edge), then tables, then, for
-    `placement: full`, every other reader of a site.
+    linear layers, opset and metadata stay; float weights are let go of as soon as they have codes. Order: linear
+    layers (they read quantizers on their own edge), then tables, then, for `placement: full`, every other reader of a
+    site. Raises ModelError for a model that is quantized already, or whose opset lacks a type that the plan needs.
     """
-    emit = Emitter(model.graph)
-    quantizers = ActivationQuantizers(emit)
-    readers = {linear.name: linear for linear in linears(model.graph)}
-    encodings: dict[str, Encoding] = {}
-    _lower_linears(plan, readers, activations, encode_weight, encodings, LinearLowering(emit, quantizers))
-    _lower_tables(model.graph, plan, encode_weight, encodings, emit)
+    _check(model, activations)
+    work = _Work(model.graph, plan, activations, encode_weight)
+    work.lower_linears()
+    work.lower_tables()
     if plan.placement == "full":
-        _quantize_readers(model.graph, plan, activations, quantizers)
-    emit.finish()
-    return encodings
+        work.quantize_readers()
+    model.graph.sort()
+    RemoveUnusedNodesPass()(model)
+    return work.encodings
 
 
-def _lower_linears(
-    plan: QuantPlan,
-    readers: Mapping[str, Linear],
-    activations: Mapping[str, Encoding],
-    encode_weight: EncodeWeight,
-    encodings: dict[str, Encoding],
-    lowering: LinearLowering,
-) -> None:
-    source_of = {
-        name: activations[entry.site.id]
-        for entry in plan.quantized
-        if not entry.site.is_weight
-        for name in entry.site.feeds
-    }
-    for entry in plan.entries:
-        if entry.site.role is not Role.WEIGHT:
-            continue
-        users = [readers[name] for name in entry.site.feeds]
-        weight = None
-        if entry.spec is not None:
-            encoding, codes = encode_weight(entry, _matrix(users[0]))
-            encodings[entry.site.id] = encoding
-            weight = QuantizedWeight(codes, encoding, entry.site.tensor)
-        for linear in users:
-            lowering.lower(linear, source_of.get(linear.name), weight)
+def _check(model: ir.Model, activations: Mapping[str, Encoding]) -> None:
+    done = next((node for node in model.graph if node.op_type in QUANTIZERS), None)
+    if done is not None:
+        raise ModelError("the model is quantized already", where=str(done.name), fix="give the float model")
+    opset = model.graph.opset_imports.get("", 0)
+    wide = next((site for site, encoding in activations.items() if encoding.dtype.bits > 8), None)
+    if wide is not None and opset < WIDE_OPSET:
+        what = f"{activations[wide].dtype.name} needs opset {WIDE_OPSET}, the model has {opset}"
+        raise ModelError(what, where=wide, fix=f"export with opset {WIDE_OPSET} or later, or use 8 bits")
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One graph on its way from float to quantized."""
+
+    graph: ir.Graph
+    plan: QuantPlan
+    activations: Mapping[str, Encoding]
+    encode_weight: EncodeWeight
+    encodings: dict[str, Encoding] = field(default_factory=dict)
+    emit: Emitter = field(init=False)
+    quantizers: ActivationQuantizers = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "emit", Emitter(self.graph))
+        object.__setattr__(self, "quantizers", ActivationQuantizers(self.emit))
+
+    def lower_linears(self) -> None:
+        """Every linear layer that has a quantized operand."""
+        lowering = LinearLowering(self.emit, self.quantizers)
+        layers = {linear.name: linear for linear in linears(self.graph)}
+        source_of = {
+            name: self.activations[entry.site.id]
+            for entry in self.plan.quantized
+            if not entry.site.is_weight
+            for name in entry.site.feeds
+        }
+        for entry in self.plan.entries:
+            if entry.site.role is not Role.WEIGHT:
+                continue
+            users = [layers.pop(name) for name in entry.site.feeds]
+            weight = None if entry.spec is None else self._encoded(entry, _matrix(users[0]))
+            for linear in users:
+                lowering.lower(linear, source_of.get(linear.name), weight)
+            self.emit.release(users[0].weight)
+
+    def lower_tables(self) -> None:
+        """Every embedding table that gets codes."""
+        gathers = {str(node.name): node for node in self.graph if node.op_type == "Gather"}
+        for entry in self.plan.quantized:
+            if entry.site.role in EMBEDDING_TABLES:
+                nodes = [gathers[name] for name in entry.site.feeds]
+                table = nodes[0].inputs[0]
+                weight = self._encoded(entry, _array(table))
+                lower_table(self.emit, nodes, weight.codes, weight.encoding)
+                self.emit.release(table)
+
+    def quantize_readers(self) -> None:
+        """Give every original reader of a planned site the quantized tensor; a graph output becomes quantized too."""
+        values = {str(value.name): value for value in self.graph.inputs}
+        values |= {str(value.name): value for node in self.graph for value in node.outputs}
+        for entry in self.plan.quantized:
+            if entry.site.is_weight:
+                continue
+            value = values[entry.site.tensor]
+            readers = [usage for usage in value.uses() if usage.node not in self.emit.emitted]
+            if not readers and not value.is_graph_output():
+                continue
+            quantized = self.quantizers.whole(value, self.activations[entry.site.id])
+            for usage in readers:
+                usage.node.replace_input_with(usage.idx, quantized)
+            if value.is_graph_output():
+                self.emit.replace_output(value, quantized)
+
+    def _encoded(self, entry: PlanEntry, weight: npt.NDArray[np.generic]) -> QuantizedWeight:
+        encoding, codes = self.encode_weight(entry, weight)
+        self.encodings[entry.site.id] = encoding
+        return QuantizedWeight(entry.site.tensor, codes, encoding)
 
 
 def _matrix(linear: Linear) -> npt.NDArray[np.generic]:
     """The weight as [in, out]."""
-    tensor = ir.convenience.get_const_tensor(linear.weight)
-    if tensor is None:
-        raise ValueError(f"{linear.name} has no constant weight")
-    array = tensor.numpy()
+    array = _array(linear.weight)
     return np.ascontiguousarray(array.T) if linear.transposed else array
 
 
-def _lower_tables(
-    graph: ir.Graph, plan: QuantPlan, encode_weight: EncodeWeight, encodings: dict[str, Encoding], emit: Emitter
-) -> None:
-    nodes = {str(node.name): node for node in graph if node.op_type == "Gather"}
-    for entry in plan.quantized:
-        if entry.site.role not in EMBEDDING_TABLES:
-            continue
-        tensor = ir.convenience.get_const_tensor(graph.initializers[entry.site.tensor])
-        if tensor is None:
-            raise ValueError(f"{entry.site.tensor} is no constant")
-        encoding, codes = encode_weight(entry, tensor.numpy())
-        encodings[entry.site.id] = encoding
-        for name in entry.site.feeds:
-            lower_table(emit, nodes[name], codes, encoding)
-
-
-def _quantize_readers(
-    graph: ir.Graph, plan: QuantPlan, activations: Mapping[str, Encoding], quantizers: ActivationQuantizers
-) -> None:
-    """Give every original reader of a planned site the quantized tensor; a graph output becomes quantized too."""
-    values = {str(value.name): value for node in graph for value in node.outputs}
-    for entry in plan.quantized:
-        if entry.site.is_weight:
-            continue
-        value = values[entry.site.tensor]
-        readers = [usage for usage in value.uses() if usage.node not in quantizers.emit.emitted]
-        if not readers and not value.is_graph_output():
-            continue
-        quantized = quantizers.whole(value, activations[entry.site.id])
-        for usage in readers:
-            usage.node.replace_input_with(usage.idx, quantized)
-        if value.is_graph_output():
-            _replace_output(graph, value, quantized)
-
-
-def _replace_output(graph: ir.Graph, value: ir.Value, quantized: ir.Value) -> None:
-    """Make the quantized tensor the graph output, under the name that the output had."""
-    name = value.name
-    for index, output in enumerate(graph.outputs):
-        if output is value:
-            graph.outputs[index] = quantized
-    value.name = f"{name}_float"
-    quantized.name = name
+def _array(value: ir.Value | None) -> npt.NDArray[np.generic]:
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    if tensor is None:
+        raise ValueError(f"{value and value.name} is no constant")
+    return tensor.numpy()

@@ -58,10 +58,10 @@ def simplify(source: Path, target: Path, *, opset: int, metadata: Mapping[str, s
         raise UsageError(f"opset {opset} is not supported", where="opset", fix=fix)
     raw = io.load(source)
     io.check_finite(raw, source)
-    nodes_before, size = len(raw.graph), _weight_bytes(raw)
+    nodes_before, before, size = len(raw.graph), _operators(raw), _weight_bytes(raw)
     model, skipped = (raw, _TOO_LARGE) if size > io.PROTOBUF_LIMIT else _with_onnxsim(source, raw)
     _raise_opset(model, opset)
-    before, bytes_before = _operators(model), _weight_bytes(model)
+    bytes_before = _weight_bytes(model)
     model = simplifying()(model).model
     _describe(model, raw, metadata or {})
     io.save(model, target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -20,11 +20,10 @@ MOVES = frozenset(
         "Split",
         "Cast",
         "Expand",
+        "Tile",
     }
 )
 """Operators whose output holds elements of their first input, unchanged, elsewhere."""
-
-SCALINGS = frozenset({"Mul", "Div"})
 
 ACTIVATIONS = frozenset(
     {
@@ -52,9 +51,9 @@ ACTIVATIONS = frozenset(
 """Elementwise operators that make up an activation function, fused or written out."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Linear:
-    """A MatMul or Gemm with a constant rank-2 weight, and the Add of its bias where there is one.
+    """A MatMul or Gemm with a constant rank-2 float32 weight, and the Add of its bias where there is one.
 
     `source` is what it multiplies, `output` the value after the bias. `transposed`: Gemm stores the weight [out, in].
     """
@@ -71,14 +70,15 @@ class Linear:
         return self.node.name or ""
 
     @property
-    def width(self) -> int:
-        """Number of output features."""
-        return int(constant_shape(self.weight)[0 if self.transposed else 1])
+    def shape(self) -> tuple[int, int]:
+        """Number of input and of output features."""
+        rows, columns = constant_shape(self.weight)
+        return (columns, rows) if self.transposed else (rows, columns)
 
 
 def is_constant(value: ir.Value | None) -> bool:
-    """Whether a value is known before the model runs."""
-    return value is not None and ir.convenience.get_const_tensor(value) is not None
+    """Whether a value is known before the model runs; an initializer that a caller can override is not."""
+    return value is not None and not value.is_graph_input() and ir.convenience.get_const_tensor(value) is not None
 
 
 def constant_shape(value: ir.Value) -> tuple[int, ...]:
@@ -86,21 +86,29 @@ def constant_shape(value: ir.Value) -> tuple[int, ...]:
     tensor = ir.convenience.get_const_tensor(value)
     if tensor is None:
         raise ValueError(f"{value.name} is no constant")
-    return tuple(int(size) for size in tensor.shape)
+    return tuple(tensor.shape.numpy())
+
+
+def is_matrix(value: ir.Value | None) -> bool:
+    """Whether a value is a constant float32 matrix."""
+    if value is None or not is_constant(value):
+        return False
+    tensor = ir.convenience.get_const_tensor(value)
+    return tensor is not None and tensor.dtype is ir.DataType.FLOAT and len(tensor.shape) == 2
 
 
 def as_linear(node: ir.Node) -> Linear | None:
-    """`node` as a linear layer, or None."""
+    """`node` as a linear layer, or None; a Gemm that scales, or that transposes its input, is none."""
     if node.op_type not in ("MatMul", "Gemm") or node.domain not in ("", "ai.onnx") or len(node.inputs) < 2:
         return None
     source, weight = node.inputs[0], node.inputs[1]
-    if source is None or weight is None or is_constant(source) or not is_constant(weight):
+    if source is None or weight is None or is_constant(source) or not is_matrix(weight):
         return None
-    if len(constant_shape(weight)) != 2:
+    if attribute(node, "transA", 0) or attribute(node, "alpha", 1.0) != 1 or attribute(node, "beta", 1.0) != 1:
         return None
-    attribute = node.attributes.get("transB")
-    transposed = node.op_type == "Gemm" and attribute is not None and attribute.as_int() == 1
-    return Linear(node, weight, source, _after_bias(node.outputs[0]), transposed)
+    transposed = bool(attribute(node, "transB", 0))
+    width = constant_shape(weight)[0 if transposed else 1]
+    return Linear(node, weight, source, _after_bias(node.outputs[0], width), transposed)
 
 
 def linears(graph: ir.Graph) -> tuple[Linear, ...]:
@@ -108,54 +116,77 @@ def linears(graph: ir.Graph) -> tuple[Linear, ...]:
     return tuple(linear for node in graph if (linear := as_linear(node)) is not None)
 
 
-def _after_bias(value: ir.Value) -> ir.Value:
-    uses = value.uses()
-    if len(uses) != 1 or value.is_graph_output():
-        return value
-    node = uses[0].node
-    if node.op_type == "Add" and any(is_constant(x) and len(constant_shape(x)) <= 1 for x in node.inputs if x):
-        return node.outputs[0]
-    return value
+def attribute(node: ir.Node, name: str, default: float) -> float:
+    """A number among the attributes of a node."""
+    found = node.attributes.get(name)
+    return default if found is None else float(found.value)
+
+
+def _after_bias(product: ir.Value, width: int) -> ir.Value:
+    """What the only reader makes of `product`, if it adds a constant vector [width]."""
+    nodes = consumers(product)
+    if len(nodes) != 1 or nodes[0].op_type != "Add" or product.is_graph_output():
+        return product
+    added = [value for value in nodes[0].inputs if value is not None and value is not product and is_constant(value)]
+    is_bias = len(added) == 1 and constant_shape(added[0]) == (width,)
+    return nodes[0].outputs[0] if is_bias else product
+
+
+def origins(value: ir.Value) -> Iterator[ir.Value]:
+    """`value` and the values it comes from through data movement, nearest first; constants are left out."""
+    yield value
+    while (node := value.producer()) is not None and node.op_type in MOVES:
+        source = node.inputs[0]
+        if source is None or is_constant(source):
+            return
+        value = source
+        yield value
 
 
 def through_moves(value: ir.Value) -> ir.Value:
     """The value that `value` holds elements of: back through data movement to where it was computed."""
-    while (node := value.producer()) is not None and node.op_type in MOVES and node.inputs[0] is not None:
-        if is_constant(node.inputs[0]):
-            break
-        value = node.inputs[0]
-    return value
+    *_, origin = origins(value)
+    return origin
 
 
-def origins(value: ir.Value) -> Iterator[ir.Value]:
-    """`value` and the values it comes from through data movement, nearest first."""
-    yield value
-    while (node := value.producer()) is not None and node.op_type in MOVES and node.inputs[0] is not None:
-        if is_constant(node.inputs[0]):
-            return
-        value = node.inputs[0]
-        yield value
-
-
-def back_to_linear(value: ir.Value, known: dict[str, Linear]) -> Linear | None:
-    """The linear layer that computed `value`, behind data movement and scaling by constants or by scalars.
-
-    `known` maps the name of a linear layer's output (after the bias) to the layer.
-    """
-    while True:
-        if value.name in known:
-            return known[str(value.name)]
-        node = value.producer()
-        if node is None or node.op_type not in MOVES | SCALINGS:
-            return None
-        source = node.inputs[0]
-        if node.op_type == "Mul" and is_constant(source):
-            source = node.inputs[1]
-        if source is None:
-            return None
-        value = source
+def back_to_linear(value: ir.Value, outputs: Mapping[ir.Value, Linear]) -> Linear | None:
+    """The linear layer that computed `value`, behind data movement and scaling; `outputs` maps outputs to layers."""
+    frontier = [value]
+    for current in frontier:
+        if current in outputs:
+            return outputs[current]
+        node = current.producer()
+        if node is None:
+            continue
+        operands = node.inputs if node.op_type == "Mul" else node.inputs[:1] if node.op_type in MOVES | {"Div"} else ()
+        frontier += [operand for operand in operands if operand is not None]
+    return None
 
 
 def consumers(value: ir.Value) -> tuple[ir.Node, ...]:
     """Nodes that read `value`, each once, in the order of its uses."""
     return tuple(dict.fromkeys(usage.node for usage in value.uses()))
+
+
+def readers(value: ir.Value, through: Set[str] | None = MOVES) -> Iterator[ir.Node]:
+    """Nodes that read `value`, directly or behind operators in `through` (None: all); nearest first, each once."""
+    frontier, seen = [value], set[ir.Node]()
+    for current in frontier:
+        for node in consumers(current):
+            if node in seen:
+                continue
+            seen.add(node)
+            yield node
+            if through is None or node.op_type in through:
+                frontier += node.outputs
+
+
+def activated(value: ir.Value) -> list[ir.Value]:
+    """`value` and all that elementwise operators compute from it and constants alone, an activation function last."""
+    found = [value]
+    for current in found:
+        for node in consumers(current):
+            known = all(operand is None or operand in found or is_constant(operand) for operand in node.inputs)
+            if node.op_type in ACTIVATIONS and known and node.outputs[0] not in found:
+                found.append(node.outputs[0])
+    return found

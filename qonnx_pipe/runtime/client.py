@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qonnx_pipe import errors
+from qonnx_pipe.core.files import writing
 from qonnx_pipe.core.kernels import Event
 from qonnx_pipe.errors import ProviderError, QpipeError
 from qonnx_pipe.runtime.session import Arrays
@@ -25,6 +26,9 @@ from qonnx_pipe.runtime.session import Arrays
 COMMAND = (sys.executable, "-m", "qonnx_pipe.runtime.worker")
 PATIENCE_S = 600.0
 """Seconds after which a silent worker counts as hanging."""
+
+GOODBYE_S = 5.0
+"""Seconds that a worker may live on after it closed its pipes."""
 
 
 class Worker:
@@ -100,7 +104,8 @@ class Worker:
 
     def _save(self, inputs: Arrays) -> str:
         path = self._folder / "inputs.npz"
-        np.savez(path, **inputs)  # type: ignore[arg-type]  # no input is called allow_pickle
+        with writing(path):
+            np.savez(path, **inputs)  # type: ignore[arg-type]  # no input is called allow_pickle
         return str(path)
 
     def _request(self, command: str, **arguments: object) -> Any:
@@ -128,7 +133,11 @@ class Worker:
 
     def _death(self) -> str:
         """How the process ended, with its last words."""
-        status = self._process.wait()
+        try:
+            status = self._process.wait(timeout=GOODBYE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return "the worker closed its pipes without ending: killed"
         how = f"killed by signal {-status} ({_signal_name(-status)})" if status < 0 else f"exit status {status}"
         self._log.seek(0)
         words = self._log.read().decode(errors="replace").strip().splitlines()

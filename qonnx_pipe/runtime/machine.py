@@ -8,8 +8,6 @@ import resource
 import sys
 from pathlib import Path
 
-import onnxruntime as ort
-
 
 def cores() -> int:
     """Number of cores that this process may use."""
@@ -18,8 +16,10 @@ def cores() -> int:
 
 def facts() -> dict[str, str | int]:
     """Processor, cores, system and versions."""
+    import onnxruntime as ort  # not at the top: a cached run asks for processor and cores alone
+
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": cores(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -39,7 +39,8 @@ def peak_rss() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Name of the processor."""
     return _field(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine()
 
 

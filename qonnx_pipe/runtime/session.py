@@ -21,6 +21,9 @@ Arrays = Mapping[str, npt.NDArray[np.generic]]
 ERROR_SEVERITY = 3
 """onnxruntime's log level that lets errors pass, and no warnings."""
 
+WEIGHTS_BESIDE = "session.optimized_model_external_initializers_file_name"
+"""Option that keeps the optimized graph small, and below protobuf's 2 GiB for any model."""
+
 BAD_FILE = (codes.NoSuchFile, codes.InvalidProtobuf, codes.InvalidGraph, codes.NoModel)
 FAILURES = (
     codes.Fail,
@@ -44,9 +47,16 @@ class Trace:
 
 
 def open_session(
-    model: Path, provider: str = "cpu", *, threads: int | None = None, trace: Trace | None = None
+    model: Path,
+    provider: str = "cpu",
+    *,
+    threads: int | None = None,
+    trace: Trace | None = None,
+    memory_pattern: bool = True,
 ) -> ort.InferenceSession:
     """A session with every graph optimization on; `threads` default to all cores.
+
+    `memory_pattern` off: nothing is kept for each shape of input, so that memory does not grow with their number.
 
     Raises ModelError when the file is missing or no valid model, ProviderError when the provider cannot take it.
     """
@@ -57,8 +67,10 @@ def open_session(
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads or cores()
     options.inter_op_num_threads = 1
+    options.enable_mem_pattern = memory_pattern
     if trace is not None:
         options.optimized_model_filepath = str(trace.optimized)
+        options.add_session_config_entry(WEIGHTS_BESIDE, f"{trace.optimized.name}.data")
         options.enable_profiling = True
         options.profile_file_prefix = str(trace.profile_prefix)
     arguments = providers.require(provider).session_arguments(options)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from qonnx_pipe.core.files import writing
 from qonnx_pipe.errors import QpipeError
 from qonnx_pipe.runtime.census import profile
 from qonnx_pipe.runtime.machine import peak_rss
@@ -44,7 +45,8 @@ class Commands:
             raise ValueError("run before open")
         session, model, provider = self._opened
         values = run_session(session, _arrays(inputs), model=model, provider=provider)
-        np.savez(outputs, **values)  # type: ignore[arg-type]  # no output is called allow_pickle
+        with writing(Path(outputs)):
+            np.savez(outputs, **values)  # type: ignore[arg-type]  # no output is called allow_pickle
 
     def close(self) -> None:
         """Close the session."""

@@ -76,7 +76,7 @@ def _size(entry: int | str | None, batch: int) -> int:
 
 def _tokens(directory: Path, config: Mapping[str, object], texts: Sequence[str]) -> tuple[Tokens, Tokens]:
     """Token ids and attention mask, each [batch, longest]."""
-    from tokenizers import Tokenizer  # type: ignore[import-untyped]
+    from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     tokenizer.no_padding()

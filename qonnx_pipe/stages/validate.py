@@ -34,6 +34,9 @@ REFERENCE_PROVIDER = "cpu"
 NO_NOISE_DB = 200.0
 """Reported SQNR of equal tensors (it would be infinite, which JSON does not have); float32 ends near 150 dB."""
 
+KERNEL_SHAPE = (1, 16)
+"""Batch and sequence at which kernels are counted when no shape is timed; which kernels run depends on none."""
+
 Shape = tuple[int, int]
 Paths = tuple[Path, Path]
 """The float model and the quantized one."""
@@ -164,7 +167,8 @@ def _judged(result: Result, path: Path, data: _Evaluation, baseline: _Prediction
 
 def _kernels(path: Path, provider: str, data: _Evaluation) -> Kernels:
     with Worker(path, provider, threads=data.threads) as worker:
-        optimized, events = worker.census(data.batches[0].inputs)
+        shape = data.shapes[0] if data.shapes else KERNEL_SHAPE
+        optimized, events = worker.census(from_batches(data.batches, *shape))
         return executed(linears(path), linears(optimized), events)
 
 

@@ -14,7 +14,7 @@ from qonnx_pipe.core.encoding import Encoding
 class Emitter:
     """Adds nodes and initializers to one graph; a name that is taken gets a counter.
 
-    Nodes are appended: sort the graph when done (`finish`).
+    Nodes are appended: sort the graph when done.
     """
 
     def __init__(self, graph: ir.Graph) -> None:
@@ -76,12 +76,19 @@ class Emitter:
         self.graph.remove(node, safe=True)
         value.name, old.name = old.name, None
 
-    def finish(self) -> None:
-        """Put the nodes in topological order and drop initializers that nothing reads."""
-        self.graph.sort()
-        for name, value in list(self.graph.initializers.items()):
-            if not value.uses() and not value.is_graph_output():
-                del self.graph.initializers[name]
+    def replace_output(self, value: ir.Value, other: ir.Value) -> None:
+        """Make `other` the graph output that `value` was, under the name that it had."""
+        name = str(value.name)
+        for index, output in enumerate(self.graph.outputs):
+            if output is value:
+                self.graph.outputs[index] = other
+        value.name, other.name = self._unique(f"{name}_float"), name
+
+    def release(self, value: ir.Value | None) -> None:
+        """Forget an initializer that nothing reads any more, and its bytes."""
+        if value is not None and value.is_initializer() and not value.uses() and not value.is_graph_output():
+            del self.graph.initializers[str(value.name)]
+            value.const_value = None
 
     def _unique(self, name: str) -> str:
         unique, count = name, 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
@@ -11,40 +13,36 @@ from qonnx_pipe.core.granularity import PerChannel, PerTensor
 from qonnx_pipe.graph.lowerings.emit import Emitter
 
 
-def lower_table(emit: Emitter, node: ir.Node, codes: npt.NDArray[np.generic], encoding: Encoding) -> None:
-    """Rewrite a Gather of rows of a float table [rows, d]; DQ → Gather would dequantize the whole table at every run.
+def lower_table(emit: Emitter, nodes: Sequence[ir.Node], codes: npt.NDArray[np.generic], encoding: Encoding) -> None:
+    """Rewrite the Gathers of rows of one float table [rows, d].
+
+    DequantizeLinear → Gather would dequantize the whole table at every run, so:
 
     1. PerTensor, PerChannel(1), one scale a dimension: Gather(codes) → DequantizeLinear along the last axis.
     2. PerChannel(0), one scale a row: Gather(codes) → Cast → Mul by Gather(scales); symmetric only.
+
+    A table that something else reads too (a tied head) stays, in float, for that. Raises ValueError for any other
+    encoding.
     """
-    name, index, output = str(node.inputs[0].name if node.inputs[0] else ""), node.inputs[1], node.outputs[0]
-    if index is None:
-        raise ValueError(f"{node.name}: a Gather without indices")
-    table = emit.constant(f"{name}_codes", codes)
-    (rows,) = emit.node("Gather", (table, index), f"{node.name}_codes", {"axis": 0})
-    rows.type, rows.shape = table.type, output.shape
-    if encoding.granularity == PerChannel(0):
-        real = _scale_rows(emit, name, rows, index, encoding)
-    else:
-        real = _dequantize_rows(emit, name, rows, encoding, output)
-    emit.replace(node, real)
-
-
-def _dequantize_rows(emit: Emitter, name: str, rows: ir.Value, encoding: Encoding, output: ir.Value) -> ir.Value:
-    attributes: dict[str, int] = {}
-    if encoding.granularity == PerChannel(1):
-        attributes["axis"] = -1 if output.shape is None else len(output.shape) - 1
-    elif not isinstance(encoding.granularity, PerTensor):
+    name = str(nodes[0].inputs[0].name if nodes[0].inputs[0] else "")
+    per_row = encoding.granularity == PerChannel(0)
+    if not (per_row or encoding.granularity == PerChannel(1) or isinstance(encoding.granularity, PerTensor)):
         raise ValueError(f"{name}: tables are not lowered {encoding.granularity}")
-    scale = emit.constant(f"{name}_scale", encoding.scale)
-    zero = emit.constant(f"{name}_zero_point", encoding.zero_point.astype(encoding.dtype.storage))
-    return emit.node("DequantizeLinear", (rows, scale, zero), f"{name}_DequantizeLinear", attributes)[0]
-
-
-def _scale_rows(emit: Emitter, name: str, rows: ir.Value, index: ir.Value, encoding: Encoding) -> ir.Value:
-    if np.any(encoding.zero_point):
+    if per_row and np.any(encoding.zero_point):
         raise ValueError(f"{name}: one scale a row needs a symmetric type")
-    scales = emit.constant(f"{name}_scale", encoding.scale[:, None])
-    (real,) = emit.node("Cast", (rows,), f"{name}_Cast", {"to": int(ir.DataType.FLOAT)})
-    (factor,) = emit.node("Gather", (scales, index), f"{name}_scale_rows", {"axis": 0})
-    return emit.node("Mul", (real, factor), f"{name}_Mul")[0]
+    table = emit.constant(f"{name}_codes", codes)
+    scale = emit.constant(f"{name}_scale", encoding.scale[:, None] if per_row else encoding.scale)
+    zero = emit.constant(f"{name}_zero_point", encoding.zero_point.astype(encoding.dtype.storage))
+    for node in nodes:
+        index, output = node.inputs[1], node.outputs[0]
+        (rows,) = emit.node("Gather", (table, index), f"{node.name}_codes")
+        rows.type, rows.shape = table.type, output.shape
+        if per_row:
+            (real,) = emit.node("Cast", (rows,), f"{node.name}_Cast", {"to": int(ir.DataType.FLOAT)})
+            (factor,) = emit.node("Gather", (scale, index), f"{node.name}_scales")
+            (result,) = emit.node("Mul", (real, factor), f"{node.name}_Mul")
+        else:
+            axis = -1 if output.shape is None else len(output.shape) - 1
+            attributes = {} if isinstance(encoding.granularity, PerTensor) else {"axis": axis}
+            (result,) = emit.node("DequantizeLinear", (rows, scale, zero), f"{node.name}_DequantizeLinear", attributes)
+        emit.replace(node, result)

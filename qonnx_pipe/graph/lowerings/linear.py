@@ -14,14 +14,16 @@ from qonnx_pipe.graph.lowerings.activation import ActivationQuantizers
 from qonnx_pipe.graph.lowerings.emit import Emitter
 from qonnx_pipe.graph.walk import Linear
 
+LARGEST_BIAS = np.iinfo(np.int32).max
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class QuantizedWeight:
-    """Codes [in, out] of a linear layer's weight and their encoding."""
+    """Codes [in, out] of a linear layer's weight and their encoding; new initializers are named after `name`."""
 
+    name: str
     codes: npt.NDArray[np.generic]
     encoding: Encoding
-    name: str
 
 
 class LinearLowering:
@@ -39,7 +41,7 @@ class LinearLowering:
     def __init__(self, emitter: Emitter, activations: ActivationQuantizers) -> None:
         self.emit = emitter
         self.activations = activations
-        self._dequantized: dict[tuple[str, tuple[int, ...] | None], ir.Value] = {}
+        self._dequantized: dict[tuple[QuantizedWeight, tuple[int, ...]], ir.Value] = {}
 
     def lower(self, linear: Linear, activation: Encoding | None, weight: QuantizedWeight | None) -> None:
         """Rewrite one linear layer in place; its name and the name of its output stay."""
@@ -49,14 +51,13 @@ class LinearLowering:
         if activation is not None:
             linear.node.replace_input_with(0, self.activations.whole(linear.source, activation))
         if weight is not None:
-            linear.node.replace_input_with(1, self._dequantize(weight, None))
-            if linear.transposed:
-                linear.node.attributes["transB"] = ir.AttrInt64("transB", 0)
-            if linear.node.op_type == "Gemm" and activation is not None:
-                self._quantize_bias(linear, activation, weight)
+            linear.node.replace_input_with(1, self._dequantize(weight))
+            linear.node.attributes.pop("transB", None)
+            if activation is not None and len(linear.node.inputs) > 2:
+                self._quantize_bias(linear.node, activation, weight)
 
     def _split(self, linear: Linear, activation: Encoding, weight: QuantizedWeight) -> None:
-        products = []
+        products: list[ir.Value] = []
         for index, piece in enumerate(self.activations.pieces(linear.source, activation)):
             rows = self._dequantize(weight, piece.dimensions)
             products += self.emit.node("MatMul", (piece.value, rows), f"{linear.name}_group{index}")
@@ -66,44 +67,44 @@ class LinearLowering:
             (total,) = self.emit.node("Add", (total, bias), f"{linear.name}_Add")
         self.emit.replace(linear.node, total)
 
-    def _dequantize(self, weight: QuantizedWeight, rows: tuple[int, ...] | None) -> ir.Value:
+    def _dequantize(self, weight: QuantizedWeight, rows: tuple[int, ...] = ()) -> ir.Value:
         """DequantizeLinear of the codes, or of some of their rows; emitted once."""
-        key = (weight.name, rows)
+        key = (weight, rows)
         if key not in self._dequantized:
-            codes = weight.codes if rows is None else weight.codes[list(rows)]
-            suffix = "" if rows is None else f"_group{sum(name == weight.name for name, _ in self._dequantized)}"
+            codes = weight.codes[list(rows)] if rows else weight.codes
+            suffix = f"_group{sum(other is weight for other, _ in self._dequantized)}" if rows else ""
             self._dequantized[key] = _dequantize(self.emit, codes, weight.encoding, weight.name + suffix)
         return self._dequantized[key]
 
-    def _quantize_bias(self, linear: Linear, activation: Encoding, weight: QuantizedWeight) -> None:
-        bias = linear.node.inputs[2] if len(linear.node.inputs) > 2 else None
+    def _quantize_bias(self, node: ir.Node, activation: Encoding, weight: QuantizedWeight) -> None:
+        """Bias [out] as int32; one that is no constant vector, or too large for int32, keeps the Gemm float."""
+        bias = node.inputs[2]
         tensor = None if bias is None else ir.convenience.get_const_tensor(bias)
-        if bias is None or tensor is None:
+        if bias is None or tensor is None or tensor.shape != (weight.codes.shape[1],):
             return
-        scale = np.broadcast_to(activation.scale * weight.encoding.scale, tensor.numpy().shape).astype(np.float32)
-        codes = np.rint(tensor.numpy() / scale.astype(np.float64))
-        if np.abs(codes).max(initial=0) > np.iinfo(np.int32).max:
-            return  # the Gemm stays float; the census says so
-        name = str(bias.name)
-        real = self.emit.node(
-            "DequantizeLinear",
-            (
-                self.emit.constant(f"{name}_codes", codes.astype(np.int32)),
-                self.emit.constant(f"{name}_scale", scale),
-                self.emit.constant(f"{name}_zero_point", np.zeros(scale.shape, np.int32)),
-            ),
-            f"{name}_DequantizeLinear",
-            {"axis": 0},
+        scale = np.broadcast_to(activation.scale * weight.encoding.scale, tensor.shape.numpy()).astype(np.float32)
+        codes = np.rint(tensor.numpy().astype(np.float64) / scale)
+        if np.abs(codes).max(initial=0) > LARGEST_BIAS:
+            return
+        inputs = (
+            self.emit.constant(f"{bias.name}_codes", codes.astype(np.int32)),
+            self.emit.constant(f"{bias.name}_scale", scale),
+            self.emit.constant(f"{bias.name}_zero_point", np.zeros(scale.shape, np.int32)),
         )
-        linear.node.replace_input_with(2, real[0])
+        (real,) = self.emit.node("DequantizeLinear", inputs, f"{bias.name}_DequantizeLinear", {"axis": 0})
+        node.replace_input_with(2, real)
 
 
 def _dequantize(emit: Emitter, codes: npt.NDArray[np.generic], encoding: Encoding, name: str) -> ir.Value:
-    """DequantizeLinear of constant codes [in, out]; zero point of the scale's shape and positive axis, or ORT won't fuse."""
+    """DequantizeLinear of constant codes [in, out].
+
+    The zero point has the scale's shape and the axis is positive, or onnxruntime fuses nothing; scales of rows it fuses
+    and then fails.
+    """
     attributes = {}
     match encoding.granularity:
-        case PerChannel(axis):
-            attributes["axis"] = axis % codes.ndim
+        case PerChannel(axis) if axis % codes.ndim == 1:
+            attributes["axis"] = 1
         case PerTensor():
             pass
         case other:

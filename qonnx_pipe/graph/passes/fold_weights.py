@@ -35,7 +35,8 @@ class FoldWeights(ir.passes.InPlacePass):
             elif len(source.uses()) > 1 or (result := _apply(node, array)) is None:
                 continue
             else:
-                folded = add_initializer(model.graph, node.outputs[0].name or "weight", result)
+                name, node.outputs[0].name = node.outputs[0].name, None
+                folded = add_initializer(model.graph, str(name), result)
             node.outputs[0].replace_all_uses_with(folded)
             model.graph.remove(node, safe=True)
             if not source.uses() and source.name in model.graph.initializers:

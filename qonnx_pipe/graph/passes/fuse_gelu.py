@@ -79,5 +79,7 @@ def _downwards(node: ir.Node) -> Iterator[ir.Node]:
     level = [node]
     for _ in range(_REACH):
         users = (use.node for found in level for use in found.outputs[0].uses())
-        level = [user for user in dict.fromkeys(users) if user.graph is node.graph and user.op_type in ("Add", "Mul")]
+        level = [
+            user for user in dict.fromkeys(users) if user.graph is node.graph and user.op_type in ("Add", "Mul", "Div")
+        ]
         yield from level

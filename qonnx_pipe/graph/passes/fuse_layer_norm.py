@@ -16,13 +16,13 @@ LAYER_NORM_OPSET = 17
 
 @dataclass(frozen=True)
 class _Match:
-    """What a LayerNormalization needs, and the last node that it replaces."""
+    """What a LayerNormalization needs, and the nodes that apply gain and bias, the last one first."""
 
     x: ir.Value
     gain: ir.Value
     bias: ir.Value | None
     epsilon: float
-    root: ir.Node
+    affine: tuple[ir.Node, ...]
 
 
 class FuseLayerNorm(ir.passes.InPlacePass):
@@ -48,9 +48,10 @@ class FuseLayerNorm(ir.passes.InPlacePass):
             if (match := _match(node)) is not None:
                 inputs = [match.x, match.gain] + ([match.bias] if match.bias is not None else [])
                 attributes = {"axis": -1, "epsilon": match.epsilon}
-                fused = ir.node("LayerNormalization", inputs, attributes=attributes, name=match.root.name)
+                root = match.affine[0]
+                fused = ir.node("LayerNormalization", inputs, attributes=attributes, name=root.name)
                 ir.convenience.replace_nodes_and_values(
-                    model.graph, match.root, [match.root], [fused], list(match.root.outputs), list(fused.outputs)
+                    model.graph, root, match.affine, [fused], list(root.outputs), list(fused.outputs)
                 )
                 modified = True
         return ir.passes.PassResult(model, modified)
@@ -66,8 +67,8 @@ def _match(scaling: ir.Node) -> _Match | None:
             continue
         bias = _bias(scaling, array.size)
         if bias is None:
-            return _Match(x, gain, None, epsilon, scaling)
-        return _Match(x, gain, bias, epsilon, consumers(scaling.outputs[0])[0])
+            return _Match(x, gain, None, epsilon, (scaling,))
+        return _Match(x, gain, bias, epsilon, (consumers(scaling.outputs[0])[0], scaling))
     return None
 
 

@@ -18,7 +18,7 @@ class StaticShapes(ir.passes.InPlacePass):
         1. Reshape to sizes that are constants or copies of the input's own at the same axis: a constant shape, with 0
            for the copies. One size of unknown origin is allowed, and becomes −1.
         2. The −1 of such a shape, where the sizes that are left say that it is the input's own: 0 as well.
-        3. Reshape to a shape that only copies, axis by axis: its users read its input.
+        3. Reshape to the shape that the input has already: its users read the input.
         4. Expand to Where(target = −1, 1, target): −1 stands for "keep", and never occurs in a target that consists
            of dimensions and positive constants; the target itself is used, through which shapes can be inferred.
 
@@ -48,8 +48,9 @@ def _simplify_reshape(graph: ir.Graph, node: ir.Node) -> bool:
     if source is None or zero_is_size or wanted is None:
         return False
     shape = _resolved([_size(entry, axis, source) for axis, entry in enumerate(wanted)], source)
-    rank = None if source.shape is None else len(source.shape)
-    if shape == [0] * len(shape) and rank == len(shape) and not node.outputs[0].is_graph_output():
+    same = source.shape is not None and len(source.shape) == len(shape)
+    same = same and all(size in (0, dimension(source, axis)) for axis, size in enumerate(shape))
+    if same and not node.outputs[0].is_graph_output():
         node.outputs[0].replace_all_uses_with(source)
         graph.remove(node, safe=True)
         return True

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from qonnx_pipe.core.site import Site, SiteMap, Skipped
+from qonnx_pipe.core.site import Site, SiteMap
 from qonnx_pipe.graph.sites.attention import find_attentions
 from qonnx_pipe.graph.sites.collector import Collector
 from qonnx_pipe.graph.sites.embeddings import place_embeddings
 from qonnx_pipe.graph.sites.encoder import place_layer, place_tail
-from qonnx_pipe.graph.walk import linears
+from qonnx_pipe.graph.sites.leftovers import leftovers
+from qonnx_pipe.graph.walk import is_constant, linears
 
 __all__ = ["find_sites"]
 
@@ -21,16 +22,19 @@ def find_sites(model: ir.Model) -> SiteMap:
     data flow leads through the output projection, residual sums, normalisations and the FFN to the next layer.
     Requires fused LayerNormalization nodes (`simplify`). Returns a map without sites when there is no attention.
     """
-    all_linears = linears(model.graph)
-    attentions, unplaced = find_attentions(model.graph, all_linears)
-    collector = Collector(all_linears)
-    if attentions:
-        place_embeddings(collector, attentions[0])
-        for layer, attention in enumerate(attentions):
-            place_layer(collector, layer, attention)
-        place_tail(collector)
+    collector = Collector(linears(model.graph))
+    attentions, unplaced = find_attentions(model.graph, collector.linears)
+    if not attentions:
+        return SiteMap((), (*unplaced, *leftovers(model.graph, collector)))
+    place_embeddings(collector, attentions[0])
+    output = None
+    for layer, attention in enumerate(attentions):
+        output = place_layer(collector, layer, attention)
+    if output is not None:
+        place_tail(collector, output)
     sites = collector.finish()
-    return SiteMap(_ordered(model.graph, sites), (*unplaced, *collector.unplaced, *_foreign(model.graph, collector)))
+    notes = (*unplaced, *collector.unplaced, *leftovers(model.graph, collector))
+    return SiteMap(_ordered(model.graph, sites), notes)
 
 
 def _ordered(graph: ir.Graph, sites: tuple[Site, ...]) -> tuple[Site, ...]:
@@ -38,17 +42,8 @@ def _ordered(graph: ir.Graph, sites: tuple[Site, ...]) -> tuple[Site, ...]:
     position: dict[str, int] = {}
     for index, node in enumerate(graph):
         for value in node.inputs:
-            if value is not None and value.is_initializer():
+            if value is not None and is_constant(value):
                 position.setdefault(str(value.name), 2 * index)
         for output in node.outputs:
-            position[str(output.name)] = 2 * index + 1
+            position.setdefault(str(output.name), 2 * index + 1)
     return tuple(sorted(sites, key=lambda site: position.get(site.tensor, -1)))
-
-
-def _foreign(graph: ir.Graph, collector: Collector) -> tuple[Skipped, ...]:
-    """Weighted operators that no role covers."""
-    return tuple(
-        Skipped(str(node.name), f"{node.op_type} with weights: only MatMul, Gemm and embedding tables are quantized")
-        for node in graph
-        if node.op_type in ("Conv", "ConvTranspose", "LSTM", "GRU") and node.name not in collector.claimed
-    )

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from qonnx_pipe.core.site import Skipped
-from qonnx_pipe.graph.walk import Linear, as_linear, back_to_linear, consumers, is_constant, through_moves
+from qonnx_pipe.graph.walk import Linear, as_linear, back_to_linear, is_constant, readers, through_moves
 
 BETWEEN_SCORES_AND_SOFTMAX = frozenset({"Add", "Sub", "Mul", "Div", "Where", "Cast", "Reshape", "Clip", "Max"})
-AFTER_SOFTMAX = frozenset({"Where", "Cast", "Identity", "Mul", "Dropout"})
+AFTER_SOFTMAX = frozenset({"Where", "Cast", "Identity", "Mul", "Dropout", "Reshape"})
+JOINING_HEADS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Cast"})
+
+Outputs = Mapping[ir.Value, Linear]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Attention:
     """One self-attention: projections, and the tensors that can carry a quantizer.
 
-    `scores` is the product of query and key as the exporter left it: before the mask is added, and after the factor
-    1/√d where the exporter scales query and key first.
+    `scores` is the product of query and key as the exporter left it: before mask and relative positions are added,
+    and after the factor 1/√d where the exporter scales query and key first.
     """
 
     query: Linear
@@ -32,83 +34,69 @@ class Attention:
     context: ir.Value
 
 
-def find_attentions(graph: ir.Graph, layers: Sequence[Linear]) -> tuple[list[Attention], list[Skipped]]:
-    """All self-attentions in graph order, and the Softmaxes that are none, with the reason."""
-    outputs = {str(linear.output.name): linear for linear in layers}
+class _Unlike(Exception):
+    """Why a Softmax is no self-attention."""
+
+
+def find_attentions(graph: ir.Graph, linears: Sequence[Linear]) -> tuple[list[Attention], list[Skipped]]:
+    """All self-attentions in graph order, and the Softmaxes that are none, with the reason.
+
+    1. Scores [batch, heads, query, key], mask added or chosen by Where, before or after scaling.
+    2. DeBERTa: scores [batch · heads, query, key], to which products with constant relative positions are added.
+    """
+    outputs = {linear.output: linear for linear in linears}
     found: list[Attention] = []
     skipped: list[Skipped] = []
     for node in graph:
         if node.op_type != "Softmax":
             continue
-        attention = _match(node, outputs)
-        if isinstance(attention, str):
-            skipped.append(Skipped(str(node.name), f"Softmax without a recognised attention around it: {attention}"))
-        else:
-            found.append(attention)
+        try:
+            found.append(_match(node, outputs))
+        except _Unlike as reason:
+            skipped.append(Skipped(str(node.name), f"Softmax without a recognised attention around it: {reason}"))
     return found, skipped
 
 
-def _match(softmax: ir.Node, outputs: dict[str, Linear]) -> Attention | str:
-    product = _weighting(softmax.outputs[0])
-    if product is None:
-        return "no MatMul multiplies the probabilities with values"
-    probabilities, values = product.inputs[0], product.inputs[1]
-    if probabilities is None or values is None:
-        return "a MatMul without two inputs"
+def _match(softmax: ir.Node, outputs: Outputs) -> Attention:
+    probabilities, values, product = _weighting(softmax.outputs[0])
     value = back_to_linear(values, outputs)
     if value is None:
-        return "the values come from no linear layer"
-    projections = _scores(softmax, outputs, value)
-    if projections is None:
-        return "query and key do not come from two linear layers of the same input"
-    scores, query, key = projections
-    output = _output_projection(product.outputs[0])
+        raise _Unlike("the values come from no linear layer")
+    scores, query, key = _scores(softmax, outputs, value)
+    if len({query, key, value}) < 3:
+        raise _Unlike("query, key and value come from one fused linear layer")
+    output = next((found for node in readers(product, JOINING_HEADS) if (found := as_linear(node))), None)
     if output is None:
-        return "the context enters no linear layer"
-    if len({query.name, key.name, value.name}) < 3:
-        return "query, key and value come from one fused linear layer"
+        raise _Unlike("the context enters no linear layer")
     return Attention(query, key, value, output, scores, probabilities, output.source)
 
 
-def _weighting(probabilities: ir.Value) -> ir.Node | None:
-    """The MatMul of the probabilities with the values."""
-    queue = deque([probabilities])
-    while queue:
-        for node in consumers(queue.popleft()):
-            if node.op_type == "MatMul" and not any(is_constant(x) for x in node.inputs):
-                return node
-            if node.op_type in AFTER_SOFTMAX:
-                queue.append(node.outputs[0])
-    return None
+def _weighting(probabilities: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Probabilities, values and product of the MatMul that weights the values."""
+    for node in readers(probabilities, AFTER_SOFTMAX):
+        left, right = (*node.inputs, None, None)[:2]
+        if node.op_type == "MatMul" and left is not None and right is not None and not is_constant(right):
+            return left, right, node.outputs[0]
+    raise _Unlike("no MatMul multiplies the probabilities with values")
 
 
-def _scores(softmax: ir.Node, outputs: dict[str, Linear], value: Linear) -> tuple[ir.Value, Linear, Linear] | None:
+def _scores(softmax: ir.Node, outputs: Outputs, value: Linear) -> tuple[ir.Value, Linear, Linear]:
     """The MatMul of query and key: both come from linear layers that read what the value projection reads."""
     source = through_moves(value.source)
-    queue: deque[ir.Value | None] = deque([softmax.inputs[0]])
-    seen: set[ir.Node] = set()
-    while queue:
-        current = queue.popleft()
+    frontier = [softmax.inputs[0]]
+    crossed = False
+    for current in frontier:
         node = current.producer() if current is not None else None
-        if node is None or node in seen:
+        if node is None:
             continue
-        seen.add(node)
         if node.op_type == "MatMul" and node.inputs[0] is not None and node.inputs[1] is not None:
-            query, key = (back_to_linear(x, outputs) for x in node.inputs if x is not None)
-            if query and key and through_moves(query.source) is source is through_moves(key.source):
-                return node.outputs[0], query, key
+            query, key = back_to_linear(node.inputs[0], outputs), back_to_linear(node.inputs[1], outputs)
+            if query and key:
+                if through_moves(query.source) is source is through_moves(key.source):
+                    return node.outputs[0], query, key
+                crossed = True
         elif node.op_type in BETWEEN_SCORES_AND_SOFTMAX:
-            queue.extend(node.inputs)
-    return None
-
-
-def _output_projection(context: ir.Value) -> Linear | None:
-    """The linear layer that reads the context once the heads are joined."""
-    queue = deque([context])
-    while queue:
-        for node in consumers(queue.popleft()):
-            if (linear := as_linear(node)) is not None:
-                return linear
-            if node.op_type in ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Cast"):
-                queue.append(node.outputs[0])
-    return None
+            frontier += [operand for operand in node.inputs if operand not in frontier]
+    if crossed:
+        raise _Unlike("query and key read different tensors; cross-attention has no roles yet")
+    raise _Unlike("query and key do not come from two linear layers")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from qonnx_pipe.core.site import Role, Site, Skipped
-from qonnx_pipe.graph.walk import Linear, constant_shape, origins
+from qonnx_pipe.graph.walk import Linear, constant_shape, is_constant, origins, readers
 
 
 class Collector:
@@ -80,11 +80,11 @@ class Collector:
 
     def _weights(self, ids: _Ids) -> list[Site]:
         """One site a weight; a weight that several layers share (ALBERT) has no layer number."""
-        users: dict[str, list[Linear]] = {}
+        users: dict[tuple[str, bool], list[Linear]] = {}
         for linear in self.linears:
-            users.setdefault(str(linear.weight.name), []).append(linear)
+            users.setdefault((str(linear.weight.name), linear.transposed), []).append(linear)
         sites = []
-        for name, linears in users.items():
+        for (name, _), linears in users.items():
             role, layer = self._owners.get(linears[0].name, (Role.LINEAR_INPUT, None))
             shared = len({self._owners.get(linear.name) for linear in linears}) > 1
             place = "shared/" if shared else "" if layer is None else f"layer.{layer}/"
@@ -94,7 +94,7 @@ class Collector:
                     role=Role.WEIGHT,
                     layer=None if shared else layer,
                     tensor=name,
-                    width=linears[0].width,
+                    width=linears[0].shape[1],
                     feeds=tuple(linear.name for linear in linears),
                     owner=role,
                 )
@@ -103,7 +103,7 @@ class Collector:
 
 
 class _Ids:
-    """Ids made unique by a counter: "embedding.sum", "embedding.sum.1", …"""
+    """Ids made unique by a counter: "embedding.sum", "embedding.sum.1", … ."""
 
     def __init__(self) -> None:
         self._count: dict[str, int] = {}
@@ -115,12 +115,13 @@ class _Ids:
 
 
 def _width(value: ir.Value, linears: Sequence[Linear]) -> int:
-    """Size of the last axis: from the shape, else from the linear layer that writes or reads the tensor."""
+    """Size of the last axis: from the shape, else from the linear layer or normalisation that writes or reads it."""
     if value.shape is not None and len(value.shape) and isinstance(value.shape[-1], int):
         return value.shape[-1]
     for linear in linears:
-        if linear.output is value:
-            return linear.width
-        if linear.source is value:
-            return constant_shape(linear.weight)[1 if linear.transposed else 0]
-    return 0
+        if linear.output is value or linear.source is value:
+            return linear.shape[1 if linear.output is value else 0]
+    producer = value.producer()
+    norms = (node for node in (producer, *readers(value)) if node is not None and node.op_type == "LayerNormalization")
+    gains = (norm.inputs[1] for norm in norms)
+    return next((constant_shape(gain)[0] for gain in gains if gain is not None and is_constant(gain)), 0)

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from qonnx_pipe.core.site import Role
 from qonnx_pipe.graph.sites.attention import Attention
 from qonnx_pipe.graph.sites.collector import Collector
-from qonnx_pipe.graph.walk import MOVES, constant_shape, is_constant, through_moves
+from qonnx_pipe.graph.walk import attribute, constant_shape, is_constant, is_matrix, through_moves
 
 TYPE_TABLE_ROWS = 16
 """Tables with at most so many rows hold segment types: type vocabularies have 1 or 2 rows, positions tens and more."""
@@ -39,15 +39,14 @@ def place_embeddings(collector: Collector, first: Attention) -> None:
 
 
 def _back_to_norm(value: ir.Value) -> ir.Node | None:
-    while (node := value.producer()) is not None:
-        if node.op_type == "LayerNormalization":
+    """The LayerNormalization that computed `value`, behind data movement and masks."""
+    frontier = [value]
+    for current in frontier:
+        node = through_moves(current).producer()
+        if node is not None and node.op_type == "LayerNormalization":
             return node
-        if node.op_type not in MOVES | {"Mul", "Where"}:
-            return None
-        source = node.inputs[1 if node.op_type == "Where" else 0]
-        if source is None:
-            return None
-        value = source
+        if node is not None and node.op_type in ("Mul", "Where"):
+            frontier += [operand for operand in node.inputs if operand is not None]
     return None
 
 
@@ -68,13 +67,11 @@ def _sum_tree(value: ir.Value) -> tuple[list[ir.Value], list[ir.Value]]:
 
 def _place_tables(collector: Collector, leaves: list[ir.Value]) -> None:
     """Tell the tables apart: indexed by a graph input and largest → word; few rows → type; else → position."""
-    tables = [(node, node.inputs[0]) for leaf in leaves if (node := _gather(leaf)) is not None]
-    rows = {node: constant_shape(table)[0] for node, table in tables if table is not None}
-    direct = [node for node in rows if node.inputs[1] is not None and _from_graph_input(node.inputs[1])]
+    tables = {node: table for leaf in leaves if (node := _gather(leaf)) and (table := node.inputs[0])}
+    rows = {node: constant_shape(table)[0] for node, table in tables.items()}
+    direct = [node for node in rows if node.inputs[1] is not None and through_moves(node.inputs[1]).is_graph_input()]
     word = max(direct, key=lambda node: rows[node], default=None)
-    for node, table in tables:
-        if table is None:
-            continue
+    for node, table in tables.items():
         if node is word:
             role = Role.EMBEDDING_WORD
         elif rows[node] <= TYPE_TABLE_ROWS:
@@ -85,20 +82,7 @@ def _place_tables(collector: Collector, leaves: list[ir.Value]) -> None:
 
 
 def _gather(value: ir.Value) -> ir.Node | None:
-    """The Gather of rows of a constant rank-2 table that computes `value`, behind data movement."""
-    while (node := value.producer()) is not None:
-        table = node.inputs[0]
-        if node.op_type == "Gather" and is_constant(table) and table is not None and len(constant_shape(table)) == 2:
-            return node
-        if node.op_type not in MOVES or table is None:
-            return None
-        value = table
-    return None
-
-
-def _from_graph_input(value: ir.Value) -> bool:
-    while (node := value.producer()) is not None and node.op_type in ("Cast", "Identity", "Reshape", "Unsqueeze"):
-        if node.inputs[0] is None:
-            return False
-        value = node.inputs[0]
-    return value.is_graph_input()
+    """The Gather of rows of a constant matrix that computes `value`, behind data movement."""
+    node = through_moves(value).producer()
+    is_rows = node is not None and node.op_type == "Gather" and attribute(node, "axis", 0) == 0
+    return node if node is not None and is_rows and is_matrix(node.inputs[0]) else None

@@ -7,23 +7,44 @@ import onnx_ir as ir
 from qonnx_pipe.core.site import Role
 from qonnx_pipe.graph.sites.attention import Attention
 from qonnx_pipe.graph.sites.collector import Collector
-from qonnx_pipe.graph.walk import ACTIVATIONS, MOVES, Linear, consumers, is_constant, through_moves
+from qonnx_pipe.graph.walk import MOVES, Linear, activated, is_constant, readers, through_moves
 
 
-def place_layer(collector: Collector, layer: int, attention: Attention) -> None:
-    """Place the 13 sites of one layer; where the structure ends early, say where and why."""
+def place_layer(collector: Collector, layer: int, attention: Attention) -> ir.Value | None:
+    """Place the 13 sites of one layer and give its output; where the structure ends early, say where and why."""
     _place_attention(collector, layer, attention)
-    total = _residual_sum(attention.output.output)
-    if total is None:
-        collector.skip(f"layer.{layer}", "the attention's output enters no residual sum")
-        return
-    collector.place(Role.ATTENTION_SUM, layer, total)
-    normalised = _norm(total)
+    normalised = _place_sum(collector, layer, attention.output.output, Role.ATTENTION_SUM)
     if normalised is None:
-        collector.skip(f"layer.{layer}", "the attention's residual sum enters no LayerNormalization")
-        return
+        return None
+    ffn = _ffn(collector, normalised)
+    if ffn is None:
+        collector.skip(f"layer.{layer}", "no two linear layers with an activation function between them: no FFN found")
+        return None
+    first, second = ffn
     collector.place(Role.FFN_INPUT, layer, normalised)
-    _place_ffn(collector, layer, normalised)
+    collector.own(first, Role.FFN_ACTIVATION, layer)
+    collector.place(Role.FFN_ACTIVATION, layer, through_moves(second.source))
+    collector.own(second, Role.FFN_OUTPUT, layer)
+    collector.place(Role.FFN_OUTPUT, layer, second.output)
+    output = _place_sum(collector, layer, second.output, Role.RESIDUAL_SUM)
+    if output is not None:
+        collector.place(Role.LAYER_OUTPUT, layer, output)
+    return output
+
+
+def place_tail(collector: Collector, output: ir.Value) -> None:
+    """Linear layers behind the last encoder layer: the one that writes a graph output is the head, others poolers."""
+    behind = set(readers(output, through=None))
+    for linear in collector.linears:
+        if linear.node not in behind or collector.is_owned(linear):
+            continue
+        *_, pooled = activated(linear.output)
+        if _reaches_output(linear.output):
+            collector.place(Role.HEAD, None, linear.output)
+            collector.own(linear, Role.HEAD, None)
+        elif pooled is not linear.output:
+            collector.place(Role.POOLER, None, pooled)
+            collector.own(linear, Role.POOLER, None)
 
 
 def _place_attention(collector: Collector, layer: int, attention: Attention) -> None:
@@ -40,96 +61,32 @@ def _place_attention(collector: Collector, layer: int, attention: Attention) -> 
     collector.place(Role.ATTENTION_CONTEXT, layer, attention.context)
 
 
-def _place_ffn(collector: Collector, layer: int, normalised: ir.Value) -> None:
-    first = _reader(collector, normalised)
-    if first is None:
-        collector.skip(f"layer.{layer}", "no linear layer reads the normalised residual sum: no FFN found")
-        return
-    collector.own(first, Role.FFN_ACTIVATION, layer)
-    second = _reader(collector, first.output, through_activation=True)
-    if second is None:
-        collector.skip(f"layer.{layer}", "the FFN has no second linear layer behind its activation")
-        return
-    collector.place(Role.FFN_ACTIVATION, layer, through_moves(second.source))
-    collector.place(Role.FFN_OUTPUT, layer, second.output)
-    collector.own(second, Role.FFN_OUTPUT, layer)
-    total = _residual_sum(second.output)
+def _place_sum(collector: Collector, layer: int, branch: ir.Value, role: Role) -> ir.Value | None:
+    """Place the residual sum that `branch` enters; what its LayerNormalization gives, or None and a note."""
+    part = "attention" if role is Role.ATTENTION_SUM else "FFN"
+    adds = (node for node in readers(branch) if node.op_type == "Add" and not any(map(is_constant, node.inputs)))
+    total = next((node.outputs[0] for node in adds), None)
     if total is None:
-        collector.skip(f"layer.{layer}", "the FFN's output enters no residual sum")
-        return
-    collector.place(Role.RESIDUAL_SUM, layer, total)
-    output = _norm(total)
-    if output is None:
-        collector.skip(f"layer.{layer}", "the FFN's residual sum enters no LayerNormalization")
-        return
-    collector.place(Role.LAYER_OUTPUT, layer, output)
+        collector.skip(f"layer.{layer}", f"the {part}'s output enters no residual sum")
+        return None
+    collector.place(role, layer, total)
+    norm = next((node for node in readers(total) if node.op_type == "LayerNormalization"), None)
+    if norm is None:
+        collector.skip(f"layer.{layer}", f"the {part}'s residual sum enters no LayerNormalization")
+        return None
+    return norm.outputs[0]
 
 
-def place_tail(collector: Collector) -> None:
-    """Linear layers behind the last encoder layer: the one that writes a graph output is the head, others poolers."""
-    for linear in collector.linears:
-        if collector.is_owned(linear):
-            continue
-        if _reaches_output(linear.output):
-            collector.place(Role.HEAD, None, linear.output)
-            collector.own(linear, Role.HEAD, None)
-        elif (pooled := _activated(linear.output)) is not None:
-            collector.place(Role.POOLER, None, pooled)
-            collector.own(linear, Role.POOLER, None)
-        else:
-            collector.skip(
-                linear.name, "a linear layer outside attention, FFN, pooler and head; its input is quantized"
-            )
-
-
-def _residual_sum(value: ir.Value) -> ir.Value | None:
-    """The Add of `value` and another activation."""
-    for node in consumers(value):
-        if node.op_type == "Add" and not any(is_constant(x) for x in node.inputs):
-            return node.outputs[0]
-        if node.op_type in MOVES and (total := _residual_sum(node.outputs[0])) is not None:
-            return total
+def _ffn(collector: Collector, normalised: ir.Value) -> tuple[Linear, Linear] | None:
+    """The two unclaimed linear layers of the FFN that reads `normalised`."""
+    free = {linear.node: linear for linear in collector.linears if not collector.is_owned(linear)}
+    for first in (free[node] for node in readers(normalised) if node in free):
+        _, *values = activated(first.output)
+        for node in (node for value in values for node in readers(value) if node in free):
+            return first, free[node]
     return None
-
-
-def _norm(value: ir.Value) -> ir.Value | None:
-    """The LayerNormalization of `value`, behind data movement."""
-    for node in consumers(value):
-        if node.op_type == "LayerNormalization" and node.inputs[0] is value:
-            return node.outputs[0]
-    for node in consumers(value):
-        if node.op_type in MOVES and (output := _norm(node.outputs[0])) is not None:
-            return output
-    return None
-
-
-def _reader(collector: Collector, value: ir.Value, *, through_activation: bool = False) -> Linear | None:
-    """The first unclaimed linear layer that reads `value`, behind data movement and, if asked, an activation function."""
-    passing = MOVES | ACTIVATIONS if through_activation else MOVES
-    by_node = {linear.node: linear for linear in collector.linears if not collector.is_owned(linear)}
-    frontier, seen = [value], set[ir.Node]()
-    while frontier:
-        for node in consumers(frontier.pop(0)):
-            if node in by_node:
-                return by_node[node]
-            if node.op_type in passing and node not in seen:
-                seen.add(node)
-                frontier.append(node.outputs[0])
-    return None
-
-
-def _activated(value: ir.Value) -> ir.Value | None:
-    """`value` after its activation function: the last elementwise value before data leave for something else."""
-    last = value
-    while len(nodes := consumers(last)) >= 1:
-        step = next((node for node in nodes if node.op_type in ACTIVATIONS), None)
-        if step is None:
-            break
-        last = step.outputs[0]
-    return last if last is not value else None
 
 
 def _reaches_output(value: ir.Value) -> bool:
-    return value.is_graph_output() or any(
-        node.op_type in MOVES and _reaches_output(node.outputs[0]) for node in consumers(value)
-    )
+    moved = (node for node in readers(value) if node.op_type in MOVES)
+    return value.is_graph_output() or any(output.is_graph_output() for node in moved for output in node.outputs)

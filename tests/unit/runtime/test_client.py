@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from qonnx_pipe.errors import DataError, ModelError, ProviderError
+from qonnx_pipe.runtime import client
 from qonnx_pipe.runtime.client import Worker
 from qonnx_pipe.runtime.race import latencies, race
 from tests.zoo import graphs
@@ -81,6 +82,13 @@ def test_a_hanging_worker_is_killed_after_its_patience(model):
         worker.time({"x": X}, seconds=0, least=1)
     assert time.monotonic() - start < 20
     assert worker._process.returncode is not None
+
+
+def test_a_worker_that_closes_its_pipes_and_lives_on(model, monkeypatch):
+    monkeypatch.setattr(client, "GOODBYE_S", 0.2)
+    code = "import os, time; input(); os.close(1); time.sleep(60)"
+    with played_by(model, code) as worker, pytest.raises(ProviderError, match="closed its pipes without ending"):
+        worker.time({"x": X}, seconds=0, least=1)
 
 
 @pytest.mark.parametrize("answer", ["garbage", "[1, 2]", "17", ""])

@@ -1,0 +1,55 @@
+"""`qpipe quantize`: a float ONNX model, a recipe and a calibration table to a quantized model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from qonnx_pipe.cli import output
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command(
+    epilog=output.example(
+        "qpipe quantize float/model.onnx --recipe quickstart --calibration table.npz --out model.onnx"
+    )
+)
+@click.argument("model", type=FILE)
+@click.option("--recipe", "recipe", required=True, help="A recipe file, or the name of a packaged one.")
+@click.option("--calibration", type=FILE, required=True, help="A table that `qpipe calibrate` wrote for this model.")
+@output.out_option("The quantized model; its encodings are written beside it.")
+@output.set_option
+@output.json_option
+@output.verbosity_options
+def command(
+    *, model: Path, recipe: str, calibration: Path, out: Path, overrides: tuple[str, ...], as_json: bool
+) -> None:
+    """Quantize MODEL as the `quantize` part of the recipe says."""
+    from qonnx_pipe.core.artifact import sha256_file
+    from qonnx_pipe.core.files import write_json
+    from qonnx_pipe.errors import DataError
+    from qonnx_pipe.recipe import load
+    from qonnx_pipe.recipe.library import find
+    from qonnx_pipe.stages.calibrate import read_table
+    from qonnx_pipe.stages.plan import plan_stage
+    from qonnx_pipe.stages.quantize import quantize_stage
+
+    plan = plan_stage(load(find(recipe), overrides), model)
+    table = read_table(calibration)
+    if table.provenance.model_sha256 != sha256_file(model):
+        raise DataError(
+            "the table was made for another model", where=str(calibration), fix=f"`qpipe calibrate {model} …`"
+        )
+    encodings = quantize_stage(model, plan, table, out)
+    write_json(out.with_suffix(".encodings.json"), encodings.to_json())
+    ratio = model.stat().st_size / out.stat().st_size
+    if as_json:
+        skipped = [{"site": skip.site, "reason": skip.reason} for skip in plan.skipped]
+        output.emit_json({"out": str(out), "size_ratio": ratio, "skipped": skipped})
+        return
+    console = output.stdout()
+    console.print(f"{out}: {ratio:.2f} times smaller", markup=False)
+    for skip in plan.skipped:
+        console.print(f"skipped {skip.site}: {skip.reason}", markup=False)

@@ -1,0 +1,72 @@
+"""`qpipe run`: the whole pipeline of a recipe, cached and resumable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from qonnx_pipe.cli import output
+from qonnx_pipe.cli.following import Follower
+
+if TYPE_CHECKING:
+    from qonnx_pipe.pipeline import Stage
+
+STAGE = click.Choice(["export", "plan", "calibrate", "quantize", "validate", "report"])
+
+
+@click.command(
+    epilog=output.example(
+        "qpipe run recipes/quickstart.yaml",
+        "qpipe run quickstart --set data.calibration.samples=64 --out runs/small",
+        "qpipe run recipe.yaml --from validate",
+    )
+)
+@output.recipe_argument
+@output.out_option("Run directory; runs/<recipe name> by default.", required=False)
+@output.set_option
+@click.option("--from", "first", type=STAGE, help="Make this stage and the later ones again, whatever is cached.")
+@click.option("--until", "last", type=STAGE, help="Stop after this stage.")
+@output.json_option
+@output.verbosity_options
+def command(
+    *,
+    recipe: Path,
+    out: Path | None,
+    overrides: tuple[str, ...],
+    first: Stage | None,
+    last: Stage | None,
+    as_json: bool,
+) -> None:
+    """Run RECIPE: export, plan, calibrate, quantize, validate, report.
+
+    A stage whose inputs have not changed is taken from the cache; an interrupted run goes on where it stopped.
+    """
+    from qonnx_pipe import pipeline
+    from qonnx_pipe.cli.verdict_table import failure, verdict_table
+    from qonnx_pipe.recipe import load
+
+    loaded = load(recipe, overrides)
+    folder = out or Path("runs") / loaded.name
+    with Follower(quiet=as_json) as follower:
+        result = pipeline.run(loaded, folder, follower.hear, first=first, last=last)
+    for reason in result.damaged:
+        output.LOGGER.warning("a damaged cache entry was made again: %s", reason)
+    if as_json:
+        output.emit_json(
+            {
+                "out": str(folder),
+                "recomputed": list(result.recomputed),
+                "verdict": result.verdict and result.verdict.to_json(),
+            }
+        )
+    else:
+        console = output.stdout()
+        if result.verdict is not None:
+            console.print(verdict_table(result.verdict))
+        console.print(f"model    {folder / 'model.onnx'}", markup=False)
+        if (folder / "report.html").is_file() and last in (None, "report"):
+            console.print(f"report   {folder / 'report.html'}", markup=False)
+    if result.verdict is not None and (error := failure(result.verdict)) is not None:
+        raise error

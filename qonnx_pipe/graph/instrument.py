@@ -1,0 +1,168 @@
+"""Instrument: a copy of a model that also outputs, for every site, its extremes and, where asked, its values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from qonnx_pipe.core.site import Site, SiteMap
+from qonnx_pipe.core.statistics import Requests
+from qonnx_pipe.graph import io
+from qonnx_pipe.graph.lowerings.emit import Emitter
+
+MASK_INPUT = "attention_mask"
+FAR = np.float32(3.0e38)
+"""Below any activation: added to padded tokens, it takes them out of a maximum; 0 added leaves the others exact."""
+
+
+@dataclass(frozen=True)
+class Outlets:
+    """Names of the outputs that one site got; `values` None unless its values were asked for."""
+
+    minimum: str
+    maximum: str
+    values: str | None = None
+
+
+@dataclass(frozen=True)
+class Instrumented:
+    """An instrumented model: its file, the outlets of each site, and the outputs that the model had before."""
+
+    path: Path
+    outlets: Mapping[str, Outlets]
+    outputs: tuple[str, ...]
+
+
+def instrument(model: Path, sites: SiteMap, requests: Requests, target: Path) -> Instrumented:
+    """Write an instrumented copy of `model` to `target`.
+
+    Every activation site gets its smallest and largest value: of each embedding dimension, shape (d,), or of the whole
+    tensor, shape (1,), where the last axis is no embedding. Tokens that the attention mask leaves out do not count:
+
+    1. [batch, tokens, d]: x + (0 | −far) before ReduceMax, x − (0 | −far) before ReduceMin: exact.
+    2. [batch, heads, query, key] or [batch·heads, query, key]: pairs with a padded side become 0, a value that the
+       range of scores and probabilities holds anyway.
+    3. No mask input (images), or no token axis (pooled outputs): everything counts.
+
+    Extremes are taken over the tokens of each example first, then over the batch: onnxruntime reduces a middle axis
+    four times as fast as a leading one. Reductions stand right behind what they read, so that data are still in the
+    cache and memory is free again early. Raises what `io.load` and `io.save` raise.
+    """
+    loaded = io.load(model)
+    graph = loaded.graph
+    outputs = tuple(str(output.name) for output in graph.outputs)
+    values = {str(value.name): value for node in graph for value in node.outputs}
+    wanted = {request.site for request in requests.items if request.histogram}
+    probe = _Probe(graph)
+    outlets = {site.id: probe.extremes(site, values[site.tensor], site.id in wanted) for site in sites.activations}
+    probe.finish()
+    io.save(loaded, target)
+    return Instrumented(target, outlets, outputs)
+
+
+class _Probe:
+    """Emits reductions, each next to the tensor that it reads."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+        self.emit = Emitter(graph)
+        self._axes = {axis: self.emit.constant(f"observe_axis{axis}", np.asarray([axis], np.int64)) for axis in (0, 1)}
+        self._flat = self.emit.constant("observe_flat", np.asarray([1, -1], np.int64))
+        mask = next((value for value in graph.inputs if value.name == MASK_INPUT), None)
+        self._penalty: ir.Value | None = None
+        self._pairs: ir.Value | None = None
+        if mask is not None:
+            self._penalty, self._pairs = self._masks(mask)
+
+    def _masks(self, mask: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """[batch, tokens, 1] of 0 for tokens and −far for padding; [batch, 1, tokens, tokens] of 1 and 0."""
+        (real,) = self.emit.node("Cast", (mask,), "observe_mask", {"to": int(ir.DataType.FLOAT)})
+        column = self.emit.constant("observe_axis2", np.asarray([2], np.int64))
+        (rows,) = self.emit.node("Unsqueeze", (real, column), "observe_rows")
+        (columns,) = self.emit.node("Unsqueeze", (real, self._axes[1]), "observe_columns")
+        (missing,) = self.emit.node(
+            "Sub", (rows, self.emit.constant("observe_one", np.asarray(1, np.float32))), "observe_missing"
+        )
+        (penalty,) = self.emit.node(
+            "Mul", (missing, self.emit.constant("observe_far", np.asarray(FAR, np.float32))), "observe_penalty"
+        )
+        (pairs,) = self.emit.node("Mul", (rows, columns), "observe_both")
+        (pairs,) = self.emit.node("Unsqueeze", (pairs, self._axes[1]), "observe_pairs")
+        return penalty, pairs
+
+    def extremes(self, site: Site, value: ir.Value, with_values: bool) -> Outlets:
+        """Outputs with the site's extremes."""
+        ends = []
+        for operator, shift in (("ReduceMin", "Sub"), ("ReduceMax", "Add")):
+            if site.pairwise:
+                ends.append(self._whole(operator, self._masked_pairs(value)))
+            elif self._penalty is not None and value.shape is not None and len(value.shape) == 3:
+                (shifted,) = self.emit.node(shift, (value, self._penalty), f"{value.name}_{operator}_tokens")
+                ends.append(self._per_dimension(operator, shifted, 3))
+            else:
+                ends.append(self._per_dimension(operator, value, len(value.shape or ())))
+        for end in ends:
+            end.type = ir.TensorType(ir.DataType.FLOAT)
+            self.graph.outputs.append(end)
+        if with_values and not value.is_graph_output():
+            self.graph.outputs.append(value)
+        return Outlets(str(ends[0].name), str(ends[1].name), str(value.name) if with_values else None)
+
+    def _per_dimension(self, operator: str, value: ir.Value, rank: int) -> ir.Value:
+        """Extremes over all axes but the last: axis 1 first, then 0."""
+        for step, axis in enumerate([1] * max(0, rank - 2) + [0]):
+            inputs = (value, self._axes[axis])
+            (value,) = self.emit.node(operator, inputs, f"{value.name}_{operator}{step}", {"keepdims": 0})
+        return value
+
+    def _whole(self, operator: str, value: ir.Value) -> ir.Value:
+        """The extreme of a whole tensor, shape (1,)."""
+        (flat,) = self.emit.node("Reshape", (value, self._flat), f"{value.name}_{operator}_flat")
+        (end,) = self.emit.node(operator, (flat, self._axes[1]), f"{value.name}_{operator}", {"keepdims": 0})
+        return end
+
+    def _masked_pairs(self, value: ir.Value) -> ir.Value:
+        if self._pairs is None:
+            return value
+        if value.shape is not None and len(value.shape) == 3:
+            value = self._by_example(value)
+        return self.emit.node("Mul", (value, self._pairs), f"{value.name}_pairs")[0]
+
+    def _by_example(self, value: ir.Value) -> ir.Value:
+        """[batch·heads, query, key] as [batch, heads, query, key]."""
+        assert self._pairs is not None
+        shape = self.emit.node("Shape", (self._pairs,), f"{value.name}_shape", {"end": 1})[0]
+        tail = self.emit.node("Shape", (value,), f"{value.name}_tail", {"start": 1})[0]
+        heads = self.emit.constant(f"{value.name}_heads", np.asarray([-1], np.int64))
+        (form,) = self.emit.node("Concat", (shape, heads, tail), f"{value.name}_form", {"axis": 0})
+        return self.emit.node("Reshape", (value, form), f"{value.name}_by_example")[0]
+
+    def finish(self) -> None:
+        """Move every reduction right behind the node that computes what it reads."""
+        _interleave(self.graph, self.emit.emitted)
+
+
+def _interleave(graph: ir.Graph, emitted: set[ir.Node]) -> None:
+    """Put each emitted node at the first place where all its inputs are known; the others keep their order."""
+    nodes = list(graph)
+    computed = {value for node in nodes for value in node.outputs}
+    missing = {node: len({value for value in node.inputs if value in computed}) for node in emitted}
+    order: list[ir.Node] = []
+
+    def place(node: ir.Node) -> None:
+        order.append(node)
+        for reader in dict.fromkeys(usage.node for value in node.outputs for usage in value.uses()):
+            if reader in missing:
+                missing[reader] -= len({value for value in reader.inputs if value in set(node.outputs)})
+                if not missing[reader]:
+                    place(reader)
+
+    for node in nodes:
+        if node not in emitted or not any(value in computed for value in node.inputs):
+            place(node)
+    graph.remove(nodes)
+    graph.extend(order)

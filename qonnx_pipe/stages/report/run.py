@@ -1,0 +1,93 @@
+"""Run: the files of a run directory as values; what is missing is None, what is damaged is an error."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from qonnx_pipe.core.artifact import Artifact, Manifest
+from qonnx_pipe.core.encoding import Encoding
+from qonnx_pipe.core.plan import QuantPlan
+from qonnx_pipe.core.statistics import CalibrationTable, Provenance
+from qonnx_pipe.core.verdict import Verdict
+from qonnx_pipe.errors import DataError
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Everything that a run directory tells. `encodings` by site; `export` is the JSON of `float/export.json`."""
+
+    name: str
+    verdict: Verdict | None
+    plan: QuantPlan | None
+    encodings: Mapping[str, Encoding] | None
+    manifest: Manifest | None
+    export: Mapping[str, Any] | None
+    calibration: CalibrationTable | None
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run directory. Raises DataError when it holds none of a run's files, or a damaged one."""
+    manifest = _read(folder / "manifest.json", _manifest)
+    run = Run(
+        name=manifest.recipe if manifest else folder.absolute().name,
+        verdict=_read(folder / "verdict.json", lambda path: Verdict.from_json(_json(path))),
+        plan=_read(folder / "plan.json", lambda path: QuantPlan.from_json(_json(path))),
+        encodings=_read(folder / "encodings.json", _encodings),
+        manifest=manifest,
+        export=_read(folder / "float" / "export.json", _json),
+        calibration=_read(folder / "calibration.npz", _calibration),
+    )
+    if all(getattr(run, field.name) is None for field in fields(run) if field.name != "name"):
+        fix = "name the directory that `qpipe run` wrote, e.g. runs/quickstart"
+        raise DataError("this is no run directory", where=str(folder), fix=fix)
+    return run
+
+
+def _read(path: Path, load: Callable[[Path], Value]) -> Value | None:
+    if not path.is_file():
+        return None
+    try:
+        return load(path)
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        fix = "remove it and run the pipeline again; what is cached is not made twice"
+        raise DataError("damaged, or written by another version of qpipe", where=str(path), fix=fix) from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_bytes())
+    if not isinstance(found, dict):
+        raise ValueError("no JSON object")
+    return found
+
+
+def _manifest(path: Path) -> Manifest:
+    data = _json(path)
+    artifacts = tuple(
+        Artifact(one["kind"], one["path"], one["sha256"], tuple(one["parents"]), one["key"])
+        for one in data["artifacts"]
+    )
+    return Manifest(data["recipe"], artifacts, data["versions"])
+
+
+def _encodings(path: Path) -> dict[str, Encoding]:
+    data = _json(path)
+    return {site: Encoding.from_json(one) for site, one in {**data["activations"], **data["weights"]}.items()}
+
+
+def _calibration(path: Path) -> CalibrationTable:
+    """The table without its histograms: they are large, and the page draws only ranges."""
+    with np.load(path, allow_pickle=False) as arrays:
+        facts = json.loads(str(arrays["provenance"]))
+        names = [name for name in arrays.files if name != "provenance" and "|histogram|" not in name]
+        seen = {name: arrays[name] for name in names}
+    provenance = Provenance(**{field.name: facts[field.name] for field in fields(Provenance)})
+    return CalibrationTable.from_arrays(seen, provenance)

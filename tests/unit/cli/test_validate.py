@@ -1,0 +1,109 @@
+"""`qpipe validate`, `bench`, `inspect`, `providers` on tiny models: output, JSON, exit codes."""
+
+import json
+
+import numpy as np
+import pytest
+
+from qonnx_pipe.cli import main
+from qonnx_pipe.runtime import race
+from tests.zoo import graphs
+
+CLASSES = ("negative", "positive")
+
+
+@pytest.fixture(autouse=True)
+def _short_rounds(monkeypatch):
+    monkeypatch.setattr(race, "ROUND_S", 0.01)
+
+
+@pytest.fixture
+def models(tmp_path):
+    quantized = graphs.token_model(tmp_path / "q.onnx", quantized=True, classes=CLASSES)
+    return str(quantized), str(graphs.token_model(tmp_path / "f.onnx", classes=CLASSES))
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Twenty ready examples, as many of each class."""
+    ids = np.random.default_rng(1).integers(1, 64, (20, 6))
+    labels = np.array([CLASSES[i % 2] for i in range(20)])
+    np.savez(tmp_path / "data.npz", input_ids=ids, attention_mask=np.ones_like(ids), labels=labels)
+    return str(tmp_path / "data.npz")
+
+
+def validate(models, data, *more) -> int:
+    shape = ["--shape", "1x4", "--rounds", "1", "--threads", "1"]
+    words = ["validate", models[0], "--reference", models[1], "--task", "text-classification", "--data", data]
+    return main([*words, *shape, *more])
+
+
+def test_validate_prints_tables_and_passes(models, data, capsys):
+    assert validate(models, data, "--gate", "int8_matmuls=0.5") == 0
+    text = capsys.readouterr().out
+    for word in ("accuracy", "agreement", "1×4 median", "1 of 2", "weight not quantized", "int8_matmuls", "passed"):
+        assert word in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_missed_gate_is_exit_code_1_and_the_verdict_is_written(models, data, tmp_path, capsys):
+    out = tmp_path / "verdict.json"
+    assert validate(models, data, "--gate", "sqnr_db=150", "--json", "--out", str(out)) == 1
+    printed = capsys.readouterr()
+    verdict = json.loads(printed.out)
+    assert verdict == json.loads(out.read_text())
+    assert verdict["passed"] is False
+    assert "sqnr_db" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (["--provider", "tpu"], (4, "unknown execution provider")),
+        (["--gate", "speedup"], (2, "is no limit")),
+        (["--gate", "beauty=1"], (2, "unknown gate")),
+        (["--shape", "8"], (2, "is no shape")),
+    ],
+)
+def test_bad_options(models, data, capsys, more, expected):
+    code, message = expected
+    assert validate(models, data, *more) == code
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert "Traceback" not in printed.err
+
+
+def test_a_missing_model_is_exit_code_3(models, data, capsys):
+    assert validate((f"{models[0]}.gone", models[1]), data) == 3
+    assert "no such ONNX file" in capsys.readouterr().err
+
+
+def test_bench_compares_with_the_first_model(models, capsys):
+    words = ["bench", models[1], models[0], "--shape", "2x4", "--rounds", "2", "--threads", "1"]
+    assert main([*words, "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)["results"]
+    assert (first["model"], first["speedup"]) == (models[1], 1.0)
+    assert (second["batch"], second["sequence"]) == (2, 4)
+    assert second["speedup_interval"][0] <= second["speedup"] <= second["speedup_interval"][1]
+    assert main(words) == 0
+    assert "2×4" in capsys.readouterr().out
+
+
+def test_inspect_tells_contents_and_kernels(models, capsys):
+    assert main(["inspect", models[0], "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["operators"]["MatMul"] == 2
+    assert found["bytes"] == sum(found["parts"].values())
+    assert (found["kernels"]["matmul_int8"], found["kernels"]["matmul_total"]) == (1, 2)
+    assert main(["inspect", models[0]]) == 0
+    assert "ran in integers: 1 of 2" in capsys.readouterr().out
+    assert main(["inspect", models[0], "--no-run"]) == 0
+    assert "ran in integers" not in capsys.readouterr().out
+
+
+def test_providers_lists_the_cpu(capsys):
+    assert main(["providers", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["providers"]
+    assert [row["name"] for row in rows if row["version"]] == ["cpu"]
+    assert main(["providers"]) == 0
+    assert "cpu: CPU" in capsys.readouterr().out
