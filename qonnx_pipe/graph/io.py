@@ -18,16 +18,20 @@ PROTOBUF_LIMIT = 2_000_000_000
 def load(path: Path) -> ir.Model:
     """Read a model with every node named, so that plans and censuses can speak of its nodes.
 
-    Raises ModelError when the file is missing, truncated, no ONNX, or its external data are missing or too short.
+    Raises ModelError when the file is missing, truncated, no ONNX, or its external data are missing, too short, or
+    outside of its folder.
     """
     if not path.is_file():
         raise ModelError("no such ONNX file", where=str(path), fix="give the path of a .onnx file")
     try:
         model = ir.load(path)
-    except (DecodeError, ValueError, EOFError, KeyError, TypeError) as error:
+    except (DecodeError, ir.serde.SerdeError, ValueError, EOFError, KeyError, TypeError) as error:
         raise _damaged(path, str(error) or type(error).__name__) from error
     if len(model.graph) == 0:
         raise _damaged(path, "it holds no nodes")
+    if "" not in model.graph.opset_imports:
+        raise _damaged(path, "it names no opset")
+    _check_values(model.graph, path)
     _check_external_data(model, path)
     _name_nodes(model.graph)
     return model
@@ -48,14 +52,24 @@ def check_finite(model: ir.Model, path: Path) -> None:
 def save(model: ir.Model, path: Path) -> None:
     """Write a model under a temporary name and rename it; weights over 2 GB go to `<name>.data` beside it.
 
-    Raises UsageError when the folder cannot be written, Interrupted when the disk is full; an older file survives both.
+    What stood in another model's external data is written here. Raises UsageError when the folder cannot be written,
+    Interrupted when the disk is full; an older file survives both.
     """
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
+    beside = sum(tensor.nbytes for tensor in tensors) > PROTOBUF_LIMIT
+    if not beside:
+        ir.external_data.load_to_model(model)
     with atomic_directory_write(path.parent) as scratch:
-        if size > PROTOBUF_LIMIT:
-            ir.save(model, scratch / path.name, external_data=f"{path.name}.data")
-        else:
-            ir.save(model, scratch / path.name)
+        ir.save(model, scratch / path.name, external_data=f"{path.name}.data" if beside else None)
+
+
+def _check_values(graph: ir.Graph, path: Path) -> None:
+    """Every value that is read comes from somewhere."""
+    read = [(f"node {node.name or node.op_type!r}", value) for node in graph for value in node.inputs]
+    for reader, value in [*read, *(("the graph", output) for output in graph.outputs)]:
+        if value is None or value.producer() is not None or value.is_graph_input() or value.is_initializer():
+            continue
+        raise _damaged(path, f"{reader} reads {value.name!r}, which nothing computes")
 
 
 def _check_external_data(model: ir.Model, path: Path) -> None:
@@ -64,6 +78,8 @@ def _check_external_data(model: ir.Model, path: Path) -> None:
         if not isinstance(tensor, ir.ExternalTensor):
             continue
         location = Path(tensor.path)
+        if Path(tensor.location).is_absolute() or ".." in Path(tensor.location).parts:
+            raise _damaged(path, f"initializer {name!r} points out of its folder, to {tensor.location}")
         if not location.is_file():
             raise _damaged(path, f"initializer {name!r} points to {location}, which is not there")
         if location.stat().st_size < (tensor.offset or 0) + (tensor.length or tensor.nbytes):

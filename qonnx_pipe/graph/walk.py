@@ -70,6 +70,16 @@ class Linear:
         return self.node.name or ""
 
     @property
+    def bias(self) -> tuple[ir.Node, int] | None:
+        """The node that reads the bias, and at which input."""
+        if self.node.op_type == "Gemm":
+            return (self.node, 2) if len(self.node.inputs) > 2 and self.node.inputs[2] is not None else None
+        add = self.output.producer()
+        if add is None or add is self.node:
+            return None
+        return add, 1 if add.inputs[0] is self.node.outputs[0] else 0
+
+    @property
     def shape(self) -> tuple[int, int]:
         """Number of input and of output features."""
         rows, columns = constant_shape(self.weight)

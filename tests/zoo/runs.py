@@ -126,7 +126,8 @@ def _encodings(plan: QuantPlan) -> dict[str, object]:
             scale = rng.uniform(1e-4, 9e-4, site.width).astype(np.float32)
             found = Encoding(QTYPES["int8"], PerChannel(1), scale, np.zeros(site.width, np.int32))
         elif groups:
-            layout = EmbeddingGroups((site.width // 6,) * 6, tuple(reversed(range(site.width))))
+            sizes = tuple(len(part) for part in np.array_split(range(site.width), 6))
+            layout = EmbeddingGroups(sizes, tuple(reversed(range(site.width))))
             found = Encoding(QTYPES["uint8"], layout, np.linspace(0.01, 0.2, 6), rng.integers(90, 140, 6))
         else:
             found = Encoding(QTYPES["uint8"], PerTensor(), np.float32(rng.uniform(0.01, 0.1)), rng.integers(80, 150))

@@ -30,10 +30,12 @@ class LinearLowering:
     """Rewrites linear layers.
 
     1. Weight quantized, activation per tensor: DQ(activation) × DQ(codes); onnxruntime makes MatMulIntegerToFloat.
-    2. As 1, Gemm: the bias becomes int32 with scale s_x·s_w, else the Gemm stays float (→ QGemm).
-    3. Weight quantized, activation per embedding group: K MatMuls, one a piece, on the rows of the weight that belong
-       to the piece's dimensions, and a Sum; a Gemm's bias is added after the Sum.
-    4. Activation float: float activation × DQ(codes): small on disk, float in the kernel.
+    2. As 1, Gemm or a rank-2 MatMul and Add, which onnxruntime turns into one: the bias becomes int32 with scale
+       s_x·s_w, else the Gemm stays float (→ QGemm).
+    3. Weight quantized, activation in K > 1 embedding groups: K MatMuls, one a piece, on the rows of the weight that
+       belong to the piece's dimensions, and a Sum; a Gemm's bias is added after the Sum.
+    4. Activation float: float activation × DQ(codes). Not float in the kernel: onnxruntime makes a MatMulNBits of it
+       that quantizes blocks of the activation as it runs (accuracy level 4), and the census counts it as integer.
     5. Weight float: quantized activation × float weight.
     A Gemm with a transposed weight is turned first; weights that several layers share are emitted once.
     """
@@ -45,7 +47,7 @@ class LinearLowering:
 
     def lower(self, linear: Linear, activation: Encoding | None, weight: QuantizedWeight | None) -> None:
         """Rewrite one linear layer in place; its name and the name of its output stay."""
-        if weight is not None and activation is not None and isinstance(activation.granularity, EmbeddingGroups):
+        if weight is not None and activation is not None and _groups(activation) > 1:
             self._split(linear, activation, weight)
             return
         if activation is not None:
@@ -53,8 +55,8 @@ class LinearLowering:
         if weight is not None:
             linear.node.replace_input_with(1, self._dequantize(weight))
             linear.node.attributes.pop("transB", None)
-            if activation is not None and len(linear.node.inputs) > 2:
-                self._quantize_bias(linear.node, activation, weight)
+        if weight is not None and activation is not None and _is_gemm(linear):
+            self._quantize_bias(linear, activation, weight)
 
     def _split(self, linear: Linear, activation: Encoding, weight: QuantizedWeight) -> None:
         products: list[ir.Value] = []
@@ -62,9 +64,8 @@ class LinearLowering:
             rows = self._dequantize(weight, piece.dimensions)
             products += self.emit.node("MatMul", (piece.value, rows), f"{linear.name}_group{index}")
         total = products[0] if len(products) == 1 else self.emit.node("Sum", products, f"{linear.name}_Sum")[0]
-        bias = linear.node.inputs[2] if len(linear.node.inputs) > 2 else None
-        if bias is not None:
-            (total,) = self.emit.node("Add", (total, bias), f"{linear.name}_Add")
+        if linear.node.op_type == "Gemm" and linear.bias is not None:
+            (total,) = self.emit.node("Add", (total, linear.node.inputs[2]), f"{linear.name}_Add")
         self.emit.replace(linear.node, total)
 
     def _dequantize(self, weight: QuantizedWeight, rows: tuple[int, ...] = ()) -> ir.Value:
@@ -76,9 +77,12 @@ class LinearLowering:
             self._dequantized[key] = _dequantize(self.emit, codes, weight.encoding, weight.name + suffix)
         return self._dequantized[key]
 
-    def _quantize_bias(self, node: ir.Node, activation: Encoding, weight: QuantizedWeight) -> None:
-        """Bias [out] as int32; one that is no constant vector, or too large for int32, keeps the Gemm float."""
-        bias = node.inputs[2]
+    def _quantize_bias(self, linear: Linear, activation: Encoding, weight: QuantizedWeight) -> None:
+        """Bias [out] as int32; one that is no constant vector, or too large for int32, keeps the layer float."""
+        if linear.bias is None:
+            return
+        node, index = linear.bias
+        bias = node.inputs[index]
         tensor = None if bias is None else ir.convenience.get_const_tensor(bias)
         if bias is None or tensor is None or tensor.shape != (weight.codes.shape[1],):
             return
@@ -92,7 +96,16 @@ class LinearLowering:
             self.emit.constant(f"{bias.name}_zero_point", np.zeros(scale.shape, np.int32)),
         )
         (real,) = self.emit.node("DequantizeLinear", inputs, f"{bias.name}_DequantizeLinear", {"axis": 0})
-        node.replace_input_with(2, real)
+        node.replace_input_with(index, real)
+
+
+def _groups(encoding: Encoding) -> int:
+    return len(encoding.granularity.sizes) if isinstance(encoding.granularity, EmbeddingGroups) else 1
+
+
+def _is_gemm(linear: Linear) -> bool:
+    """Whether onnxruntime runs the layer as a Gemm."""
+    return linear.node.op_type == "Gemm" or (linear.source.shape is not None and len(linear.source.shape) == 2)
 
 
 def _dequantize(emit: Emitter, codes: npt.NDArray[np.generic], encoding: Encoding, name: str) -> ir.Value:

@@ -163,7 +163,7 @@ def _metrics(
         )
         for label, model, metric in rows
     ]
-    return Chart(title, note, tuple(drawn), svg.scale(axis, lambda tick: f"{wording.real(tick * 100)} %"))
+    return Chart(title, note, tuple(drawn), svg.scale(axis, lambda at: f"{wording.tick(at * 100)} %"))
 
 
 def _timed(results: Sequence[Result]) -> list[tuple[str, str, Latency]]:
@@ -193,7 +193,7 @@ def _latency(results: Sequence[Result]) -> Chart | None:
         for label, model, seen in timed
     ]
     note = "batch × tokens; bar: median, whisker: 95th percentile"
-    return Chart("Latency", note, tuple(rows), svg.scale(axis, wording.milliseconds))
+    return Chart("Latency", note, tuple(rows), svg.scale(axis, lambda at: f"{wording.tick(at)} ms"))
 
 
 def _speedup(results: Sequence[Result], limit: float | None) -> Chart | None:
@@ -213,7 +213,7 @@ def _speedup(results: Sequence[Result], limit: float | None) -> Chart | None:
         for seen, speedup in known
     ]
     note = "float time ÷ quantized time, median of paired rounds, 95 % interval; thin line: as fast as float"
-    return Chart("Speed-up", note, tuple(rows), svg.scale(axis, lambda tick: f"{wording.real(tick)}×"))
+    return Chart("Speed-up", note, tuple(rows), svg.scale(axis, lambda at: f"{wording.tick(at)}×"))
 
 
 def _memory(results: Sequence[Result]) -> Chart | None:
@@ -226,4 +226,4 @@ def _memory(results: Sequence[Result]) -> Chart | None:
         for label, model, seen in timed
     ]
     note = "peak resident memory of a process that does nothing else"
-    return Chart("Memory", note, tuple(rows), svg.scale(axis, lambda tick: f"{tick:.0f} MB"))
+    return Chart("Memory", note, tuple(rows), svg.scale(axis, lambda at: f"{wording.tick(at)} MB"))

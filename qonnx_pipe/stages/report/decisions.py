@@ -123,5 +123,5 @@ def _encoded(role: str, form: str, found: Sequence[Encoding]) -> Encoded:
         scales.size,
         float(scales.min()),
         float(scales.max()),
-        wording.real(low) if low == high else f"{wording.real(low)} … {wording.real(high)}",
+        wording.tick(low) if low == high else f"{wording.tick(low)} … {wording.tick(high)}",
     )

@@ -21,16 +21,30 @@ from qonnx_pipe.errors import DataError
 Value = TypeVar("Value")
 
 
+@dataclass(frozen=True)
+class Export:
+    """What the page tells of `float/export.json`; `files`: name, nodes before and after simplifying, opset."""
+
+    source: str
+    checkpoint_sha256: str
+    architecture: str
+    task: str
+    max_error: float
+    files: tuple[tuple[str, int, int, int], ...]
+    skipped: tuple[str, ...]
+    versions: Mapping[str, str]
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
-    """Everything that a run directory tells. `encodings` by site; `export` is the JSON of `float/export.json`."""
+    """Everything that a run directory tells. `encodings` by site."""
 
     name: str
     verdict: Verdict | None
     plan: QuantPlan | None
     encodings: Mapping[str, Encoding] | None
     manifest: Manifest | None
-    export: Mapping[str, Any] | None
+    export: Export | None
     calibration: CalibrationTable | None
 
 
@@ -43,7 +57,7 @@ def read_run(folder: Path) -> Run:
         plan=_read(folder / "plan.json", lambda path: QuantPlan.from_json(_json(path))),
         encodings=_read(folder / "encodings.json", _encodings),
         manifest=manifest,
-        export=_read(folder / "float" / "export.json", _json),
+        export=_read(folder / "float" / "export.json", _export),
         calibration=_read(folder / "calibration.npz", _calibration),
     )
     if all(getattr(run, field.name) is None for field in fields(run) if field.name != "name"):
@@ -75,7 +89,22 @@ def _manifest(path: Path) -> Manifest:
         Artifact(one["kind"], one["path"], one["sha256"], tuple(one["parents"]), one["key"])
         for one in data["artifacts"]
     )
-    return Manifest(data["recipe"], artifacts, data["versions"])
+    return Manifest(data["recipe"], artifacts, dict(data["versions"]))
+
+
+def _export(path: Path) -> Export:
+    data = _json(path)
+    files = tuple((one["name"], one["nodes_before"], one["nodes_after"], one["opset"]) for one in data["files"])
+    return Export(
+        source=data["source"],
+        checkpoint_sha256=data["checkpoint_sha256"],
+        architecture=data["architecture"],
+        task=data["task"],
+        max_error=float(data["max_error"]),
+        files=files,
+        skipped=tuple(data["skipped"]),
+        versions=dict(data["versions"]),
+    )
 
 
 def _encodings(path: Path) -> dict[str, Encoding]:
@@ -85,7 +114,7 @@ def _encodings(path: Path) -> dict[str, Encoding]:
 
 def _calibration(path: Path) -> CalibrationTable:
     """The table without its histograms: they are large, and the page draws only ranges."""
-    with np.load(path, allow_pickle=False) as arrays:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
         facts = json.loads(str(arrays["provenance"]))
         names = [name for name in arrays.files if name != "provenance" and "|histogram|" not in name]
         seen = {name: arrays[name] for name in names}

@@ -93,7 +93,7 @@ def scale(axis: Axis, wording: Callable[[float], str]) -> Markup:
     marks = Markup()
     for tick in axis.ticks():
         x = axis.at(tick)
-        anchor = "start" if x < 8 else "end" if x > 92 else "middle"
+        anchor = "start" if x < 4 else "end" if x > 96 else "middle"
         text = Markup('<text x="{}%" y="14" text-anchor="{}">{}</text>')
         marks += text.format(_n(x), anchor, wording(0.0 if abs(tick) < 1e-12 else tick))
     return _svg(marks)

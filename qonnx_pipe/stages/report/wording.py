@@ -31,7 +31,7 @@ def times(value: float | None) -> str:
 
 def milliseconds(value: float) -> str:
     """Three digits and the unit."""
-    return f"{value:.3g} ms" if value < 100 else f"{value:.0f} ms"
+    return f"{real(value)} ms"
 
 
 def megabytes(count: int) -> str:
@@ -42,12 +42,17 @@ def megabytes(count: int) -> str:
 
 
 def real(value: float) -> str:
-    """Three significant digits."""
+    """Three significant digits, zeros at the end too, so that a column of numbers reads well."""
+    return _minus(f"{value:.0f}" if 100 <= abs(value) < 1e6 else f"{value:#.3g}")
+
+
+def tick(value: float) -> str:
+    """A round number as short as it is."""
     return _minus(f"{value:.3g}")
 
 
 def between(interval: Interval | None, wording: Callable[[float], str]) -> str:
-    """An interval as "1.20 – 1.40", "" for none."""
+    """An interval as "1.20 … 1.40", "" for none."""
     return "" if interval is None else " … ".join(wording(bound) for bound in interval)
 
 

@@ -1,0 +1,162 @@
+"""Linear layers: every form computes what numpy's quantized arithmetic says, in onnxruntime's integer kernels."""
+
+import numpy as np
+import onnx
+import pytest
+
+from qonnx_pipe.core.encoding import Encoding
+from qonnx_pipe.core.granularity import PerChannel, PerGroup, PerTensor
+from qonnx_pipe.core.numerics import fake_quantize
+from qonnx_pipe.core.qtype import QTYPES
+from qonnx_pipe.core.spec import QuantSpec
+from qonnx_pipe.graph import io
+from qonnx_pipe.graph.quantize import quantize
+from tests.unit.graph.lowerings.tiny import (
+    INT8,
+    OUT,
+    WIDTH,
+    Layers,
+    encode,
+    kernels,
+    per_group,
+    per_tensor,
+    quantized,
+    run,
+)
+
+FORMS = ("matmul", "matmul_add", "matmul_add_rank_2", "gemm", "gemm_transposed", "gemm_plain")
+PER_TENSOR = QuantSpec(QTYPES["int8"], PerTensor(), True)
+UNSIGNED = QuantSpec(QTYPES["uint8"], PerTensor(), False)
+SHUFFLED = np.random.default_rng(3).permutation(WIDTH).tolist()
+
+
+def assert_computes(layers, path, x, coding, spec=INT8):
+    """Each output within the float32 bound; a Gemm's int32 bias adds half a step s_x·s_w."""
+    for i, found in enumerate(run(path, x=x)):
+        expected, bound = layers.expected(i, x, coding, spec)
+        if layers.is_gemm and coding is not None and coding.scale.size == 1:
+            encoding, _ = encode(layers.plan(weight_spec=spec).entries[1], layers.weights[i])
+            bound = bound + 0.5 * coding.scale * encoding.scale
+        assert np.all(np.abs(found - expected) <= bound)
+
+
+@pytest.mark.parametrize("readers", [1, 3])
+@pytest.mark.parametrize("spec", [INT8, PER_TENSOR, UNSIGNED], ids=["per_channel", "per_tensor", "uint8"])
+@pytest.mark.parametrize("form", FORMS)
+def test_per_tensor_activations_run_in_integers(tmp_path, form, spec, readers):
+    layers = Layers(form, readers)
+    x = layers.x()
+    coding = per_tensor(x)
+    path = quantized(layers.save(tmp_path / "m.onnx"), layers.plan(weight_spec=spec), {"x": coding})
+    assert_computes(layers, path, x, coding, spec)
+    ran = kernels(path, x=x)
+    assert (ran.total, ran.integer) == (readers, readers), ran.floats
+    assert {node.kernel for node in ran.nodes} == {"QGemm" if layers.is_gemm else "MatMulIntegerToFloat"}
+
+
+@pytest.mark.parametrize("sizes", [(32,), (16, 16), (30, 2), (12, 10, 10), (6, 6, 5, 5, 5, 5)], ids=str)
+@pytest.mark.parametrize("order", [None, SHUFFLED], ids=["in_order", "permuted"])
+@pytest.mark.parametrize(("form", "readers"), [("matmul", 1), ("matmul_add", 3), ("matmul_add_rank_2", 1), ("gemm", 1), ("gemm_transposed", 3)])
+def test_groups_of_dimensions_become_integer_matmuls_of_their_own(tmp_path, form, readers, order, sizes):
+    layers = Layers(form, readers)
+    x = layers.x()
+    coding = per_group(x, sizes, order)
+    path = quantized(layers.save(tmp_path / "m.onnx"), layers.plan(), {"x": coding})
+    assert_computes(layers, path, x, coding)
+    ran = kernels(path, x=x)
+    assert (ran.total, ran.integer) == (readers * len(sizes), readers * len(sizes)), ran.floats
+
+
+def test_one_scale_a_dimension_is_as_many_groups(tmp_path):
+    layers = Layers("matmul_add")
+    x = layers.x()
+    coding = per_group(x, (1,) * WIDTH, SHUFFLED)
+    path = quantized(layers.save(tmp_path / "m.onnx"), layers.plan(), {"x": coding})
+    assert_computes(layers, path, x, coding)
+    assert len([node for node in onnx.load(path).graph.node if node.op_type == "MatMul"]) == WIDTH
+
+
+def test_groups_keep_outliers_from_spoiling_the_rest(tmp_path):
+    layers = Layers("matmul")
+    x = layers.x()
+    order = [*(i for i in range(WIDTH) if i not in (5, 20)), 5, 20]
+    source = layers.save(tmp_path / "m.onnx")
+    exact = x @ layers.weights[0]
+    errors = []
+    for coding in (per_tensor(x), per_group(x, (30, 2), order)):
+        (found,) = run(quantized(source, layers.plan(), {"x": coding}), x=x)
+        errors.append(np.square(found - exact).mean())
+    assert errors[1] < errors[0] / 1.5  # only the noise of the 30 normal dimensions goes away
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "int16"])
+@pytest.mark.parametrize("form", ["matmul_add", "gemm"])
+def test_other_activation_types(tmp_path, form, dtype):
+    layers = Layers(form)
+    x = layers.x()
+    coding = per_tensor(x, dtype)
+    path = quantized(layers.save(tmp_path / "m.onnx"), layers.plan(), {"x": coding})
+    assert_computes(layers, path, x, coding)
+    ran = kernels(path, x=x)
+    assert ran.integer == (dtype == "int8"), ran
+    assert all(node.reason for node in ran.floats)
+
+
+@pytest.mark.parametrize("form", ["matmul_add", "gemm_transposed"])
+def test_a_float_activation_is_quantized_by_onnxruntime_itself(tmp_path, form):
+    layers = Layers(form)
+    x = layers.x()
+    path = quantized(layers.save(tmp_path / "m.onnx"), layers.plan(spec=None), {})
+    expected, _ = layers.expected(0, x, None)
+    (found,) = run(path, x=x)
+    # Codes of 8 bits, symmetric, one scale a row: each of the 32 summands may err by half a step.
+    step = np.abs(x).max(-1, keepdims=True) / 127
+    assert np.all(np.abs(found - expected) <= step / 2 * np.abs(layers.weights[0]).sum(0) + 1e-3)
+    assert [node.kernel for node in kernels(path, x=x).nodes] == ["MatMulNBits"]
+
+
+@pytest.mark.parametrize("sizes", [None, (30, 2)])
+def test_a_float_weight_reads_the_quantized_activation(tmp_path, sizes):
+    layers = Layers("gemm_transposed")
+    x = layers.x()
+    coding = per_tensor(x) if sizes is None else per_group(x, sizes, SHUFFLED)
+    plan = layers.plan(weight_spec=None)
+    (found,) = run(quantized(layers.save(tmp_path / "m.onnx"), plan, {"x": coding}), x=x)
+    (expected,) = run(layers.save(tmp_path / "float.onnx"), x=fake_quantize(x, coding))
+    np.testing.assert_array_equal(found, expected)  # the same float kernel on the same numbers
+
+
+@pytest.mark.parametrize("sizes", [None, (30, 2)])
+@pytest.mark.parametrize("form", ["matmul_add", "gemm_transposed"])
+def test_a_shared_weight_is_stored_once(tmp_path, form, sizes):
+    layers = Layers(form, readers=3, shared=True)
+    x = layers.x()
+    coding = per_tensor(x) if sizes is None else per_group(x, sizes, SHUFFLED)
+    path = quantized(layers.save(tmp_path / "m.onnx"), layers.plan(), {"x": coding})
+    assert_computes(layers, path, x, coding)
+    codes = [tensor for tensor in onnx.load(path).graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
+    assert sum(np.prod(tensor.dims) for tensor in codes if len(tensor.dims) == 2) == WIDTH * OUT
+    assert kernels(path, x=x).fraction == 1
+
+
+@pytest.mark.parametrize("bias", [np.float32(3e9), None])
+def test_a_bias_that_int32_cannot_hold_keeps_the_gemm_float_and_right(tmp_path, bias):
+    layers = Layers("gemm")
+    layers.biases[0][3] = 3e9 if bias else 0.5
+    x = layers.x()
+    coding = per_tensor(x)
+    path = quantized(layers.save(tmp_path / "m.onnx"), layers.plan(), {"x": coding})
+    assert_computes(layers, path, x, coding)
+    assert kernels(path, x=x).integer == (bias is None)
+
+
+@pytest.mark.parametrize("granularity", [PerChannel(0), PerGroup(0, 16)])
+def test_scales_that_no_kernel_takes_are_refused(tmp_path, granularity):
+    layers = Layers("matmul")
+    shape = (WIDTH,) if isinstance(granularity, PerChannel) else (2, OUT)
+    encoding = Encoding(QTYPES["int8"], granularity, np.ones(shape, np.float32), np.zeros(shape, np.int32))
+    model = io.load(layers.save(tmp_path / "m.onnx"))
+    with pytest.raises(ValueError, match="not lowered"):
+        quantize(
+            model, layers.plan(), {"x": per_tensor(layers.x())}, lambda _, w: (encoding, np.zeros(w.shape, np.int8))
+        )
