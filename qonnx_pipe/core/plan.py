@@ -12,7 +12,8 @@ from qonnx_pipe.core.site import Role, Site, SiteMap, Skipped
 from qonnx_pipe.core.spec import QuantSpec
 
 Placement = Literal["matmul_inputs", "full"]
-Lowering = Literal["qdq", "split", "gather_dq", "float"]
+MatMulForm = Literal["integer", "qdq"]
+Lowering = Literal["integer", "qdq", "split", "gather_dq", "float"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def _entry_to_json(entry: PlanEntry) -> dict[str, object]:
             "granularity": _granularity_to_json(spec.granularity),
             "symmetric": spec.symmetric,
             "range": spec.range,
+            "smooth": spec.smooth,
         },
         "lowering": entry.lowering,
         "rule": entry.rule,
@@ -108,7 +110,7 @@ def _entry_from_json(data: Mapping[str, Any]) -> PlanEntry:
     spec = data["spec"]
     if spec is not None:
         granularity = _granularity_from_json(spec["granularity"])
-        spec = QuantSpec(QTYPES[spec["dtype"]], granularity, spec["symmetric"], spec["range"])
+        spec = QuantSpec(QTYPES[spec["dtype"]], granularity, spec["symmetric"], spec["range"], spec["smooth"])
     return PlanEntry(site, spec, data["lowering"], data["rule"], data["reason"])
 
 

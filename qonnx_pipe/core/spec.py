@@ -15,13 +15,17 @@ RangeMethod = Literal["minmax", "running_minmax", "mse", "percentile", "entropy"
 class QuantSpec:
     """Type, symmetry, granularity and range method of one quantizer.
 
-    A symmetric quantizer has zero point 0 for signed types and the middle code for unsigned ones.
+    A symmetric quantizer has zero point 0 for signed types and the middle code for unsigned ones. `smooth`, for
+    activations, is SmoothQuant's migration strength α in (0, 1]: how much of the dimensions' differences in range goes
+    into the weights that read them (Xiao et al. 2022, eq. 4); 0 leaves both alone.
     """
 
     dtype: QType
     granularity: Granularity
     symmetric: bool
     range: RangeMethod = "minmax"
+    smooth: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.dtype.name} {self.granularity} {self.range}{' symmetric' if self.symmetric else ''}"
+        extras = f"{' symmetric' if self.symmetric else ''}{f' smooth {self.smooth:g}' if self.smooth else ''}"
+        return f"{self.dtype.name} {self.granularity} {self.range}{extras}"

@@ -139,6 +139,18 @@ class SiteStatistics:
     running: RunningMinMax | None = None
     histogram: Histogram | None = None
 
+    def divided(self, scale: FloatArray) -> SiteStatistics:
+        """Extremes of the same data with each dimension divided by `scale`, shape (d,); a histogram does not survive.
+
+        The running extremes of the whole tensor become the extremes over the dimensions' own.
+        """
+        minmax = MinMax(self.minmax.minimum / scale, self.minmax.maximum / scale)
+        if self.running is None:
+            return SiteStatistics(minmax)
+        low, high = self.running.minimum / scale, self.running.maximum / scale
+        running = RunningMinMax(low, high, np.float32(low.min()), np.float32(high.max()))
+        return SiteStatistics(minmax, running)
+
 
 @dataclass(frozen=True)
 class Provenance:

@@ -11,6 +11,9 @@ from google.protobuf.message import DecodeError
 from qonnx_pipe.core.files import atomic_directory_write
 from qonnx_pipe.errors import ModelError, NumericsError
 
+Model = ir.Model
+"""A model in memory, for those above this room."""
+
 PROTOBUF_LIMIT = 2_000_000_000
 """Bytes of weights above which they go into a file beside the model: protobuf ends at 2 GiB, the graph needs some."""
 

@@ -18,6 +18,7 @@ from qonnx_pipe.graph.lowerings.activation import ActivationQuantizers
 from qonnx_pipe.graph.lowerings.emit import Emitter
 from qonnx_pipe.graph.lowerings.gather import lower_table
 from qonnx_pipe.graph.lowerings.linear import LinearLowering, QuantizedWeight
+from qonnx_pipe.graph.lowerings.residual import keep_norms_apart
 from qonnx_pipe.graph.walk import Linear, linears
 
 EncodeWeight = Callable[[PlanEntry, npt.NDArray[np.generic]], tuple[Encoding, npt.NDArray[np.generic]]]
@@ -34,14 +35,17 @@ def quantize(
     """Rewrite `model` in place as `plan` says; the encodings of its weights by site id.
 
     `activations` holds an encoding for every activation site that the plan quantizes. Names of inputs, outputs and
-    linear layers, opset and metadata stay; float weights are let go of as soon as they have codes. Order: linear
-    layers (they read quantizers on their own edge), then tables, then, for `placement: full`, every other reader of a
-    site. Raises ModelError for a model that is quantized already, or whose opset lacks a type that the plan needs.
+    linear layers stay (the K MatMuls of a split layer are called `<name>_group0`, …), and so do opset and metadata.
+    Order: linear layers (they read quantizers on their own edge), then tables, then, for `placement: full`, every
+    other reader of a site. Raises ModelError for a model that is quantized already, or whose opset lacks a type that
+    the plan needs.
     """
     _check(model, activations)
     work = _Work(model.graph, plan, activations, encode_weight)
     work.lower_linears()
     work.lower_tables()
+    if any(entry.lowering == "integer" for entry in plan.quantized):
+        keep_norms_apart(model.graph)
     if plan.placement == "full":
         work.quantize_readers()
     model.graph.sort()
@@ -92,8 +96,7 @@ class _Work:
             users = [layers.pop(name) for name in entry.site.feeds]
             weight = None if entry.spec is None else self._encoded(entry, _matrix(users[0]))
             for linear in users:
-                lowering.lower(linear, source_of.get(linear.name), weight)
-            self.emit.release(users[0].weight)
+                lowering.lower(linear, source_of.get(linear.name), weight, entry.lowering)
 
     def lower_tables(self) -> None:
         """Every embedding table that gets codes."""
@@ -104,7 +107,6 @@ class _Work:
                 table = nodes[0].inputs[0]
                 weight = self._encoded(entry, _array(table))
                 lower_table(self.emit, nodes, weight.codes, weight.encoding)
-                self.emit.release(table)
 
     def quantize_readers(self) -> None:
         """Give every original reader of a planned site the quantized tensor; a graph output becomes quantized too."""

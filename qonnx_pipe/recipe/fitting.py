@@ -12,7 +12,7 @@ Setting = Weights | Activations
 
 FIRST_WEIGHTS = Weights(dtype="int8", granularity="per_channel", symmetric=True, range="minmax")
 FIRST_ACTIVATIONS = Activations(
-    dtype="uint8", granularity="per_tensor", permute="none", symmetric=False, range="minmax"
+    dtype="uint8", granularity="per_tensor", permute="none", symmetric=False, range="minmax", smooth=0.0
 )
 """What holds before the recipe says anything; the descriptions in `settings` promise the same."""
 
@@ -44,7 +44,8 @@ def fit(setting: Setting, site: Site, *, by_rule: bool) -> tuple[QuantSpec | Non
         granularity, note = PerTensor(), f"per_tensor, not {granularity}: no embedding axis"
     assert setting.dtype is not None
     assert setting.range is not None
-    return QuantSpec(QTYPES[setting.dtype], granularity, bool(setting.symmetric), setting.range), note
+    smooth = float(setting.smooth or 0.0) if isinstance(setting, Activations) else 0.0
+    return QuantSpec(QTYPES[setting.dtype], granularity, bool(setting.symmetric), setting.range, smooth), note
 
 
 def _granularity(setting: Setting, site: Site) -> Granularity:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from qonnx_pipe.core.plan import Placement
+from qonnx_pipe.core.plan import MatMulForm, Placement
 from qonnx_pipe.core.site import Role
 from qonnx_pipe.recipe.settings import Activations, Weights
 from qonnx_pipe.recipe.strict import Strict, as_tuple, mistake
@@ -106,6 +106,11 @@ class Quantize(Strict):
         default="matmul_inputs",
         description="Which activations are quantized. matmul_inputs (the default, fastest on the CPU): inputs of "
         "weight MatMuls; sums, norms and residuals stay float. full: every site of Bondarenko et al. 2021.",
+    )
+    matmul: MatMulForm = Field(
+        default="integer",
+        description="How a weight MatMul is written. integer (the default): ONNX Runtime's MatMulIntegerToFloat with "
+        "the bias inside, fastest on the CPU. qdq: MatMul between QuantizeLinear and DequantizeLinear, standard ONNX.",
     )
     weights: Weights = Field(default=Weights(), description="Default for MatMul weights.")
     activations: Activations = Field(default=Activations(), description="Default for activations.")

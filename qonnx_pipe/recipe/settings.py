@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from qonnx_pipe.core.granularity import Permute
 from qonnx_pipe.core.qtype import QTYPES
 from qonnx_pipe.core.spec import RangeMethod
-from qonnx_pipe.recipe.strict import Positive, Strict, mistake
+from qonnx_pipe.recipe.strict import Fraction, Positive, Strict, mistake
 
 if TYPE_CHECKING:
     ActivationType = str
@@ -116,6 +116,12 @@ class Activations(Strict):
         "sorted by their range first, so that the outliers share the last group.",
     )
     symmetric: bool | None = Field(default=None, description=f"{_SYMMETRIC} For activations false at first.")
+    smooth: Fraction | None = Field(
+        default=None,
+        description="SmoothQuant's migration strength: how much of the dimensions' differences in range moves into "
+        "the weights that read them. 0 (the default): nothing; 1: all. For outputs of a LayerNormalization, which "
+        "takes the scales in; the residual branch gets them back.",
+    )
     range: RangeMethod | None = Field(
         default=None,
         description="How calibration finds the range. minmax (the default): the extremes. running_minmax: an "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from qonnx_pipe.core.granularity import PerChannel, PerEmbedding, PerEmbeddingGroup, PerTensor
@@ -9,9 +10,10 @@ from qonnx_pipe.core.plan import Lowering, PlanEntry, QuantPlan
 from qonnx_pipe.core.site import EMBEDDING_TABLES, Site, SiteMap, Skipped
 from qonnx_pipe.core.spec import QuantSpec
 from qonnx_pipe.errors import ModelError, Problem, RecipeError
-from qonnx_pipe.graph import io
+from qonnx_pipe.graph import io, smooth
 from qonnx_pipe.graph.sites import find_sites
 from qonnx_pipe.recipe import Choice, Recipe, resolve
+from qonnx_pipe.recipe.quantize import Quantize
 
 TARGETS = ("cpu",)
 """Targets that have lowerings."""
@@ -24,20 +26,28 @@ def plan_stage(recipe: Recipe, model: Path) -> QuantPlan:
     matches nothing, or groups that do not fit, and what `io.load` raises.
     """
     _check_target(recipe)
-    sites = sites_of(model)
+    loaded, sites = _recognised(model)
     entries: list[PlanEntry] = []
     skipped = list(sites.unplaced)
     for choice in resolve(recipe, sites):
-        entry = _entry(choice, full=recipe.quantize.placement == "full")
+        entry = _entry(choice, recipe.quantize)
         if isinstance(entry, Skipped):
             skipped.append(entry)
             entry = PlanEntry(choice.site, None, "float", choice.rule, entry.reason)
+        elif reason := _smoothing_obstacle(loaded, entry):
+            skipped.append(Skipped(choice.site.id, f"not smoothed: {reason}"))
+            entry = _unsmoothed(entry)
         entries.append(entry)
     return QuantPlan(recipe.quantize.target, recipe.quantize.placement, tuple(entries), tuple(skipped))
 
 
 def sites_of(model: Path) -> SiteMap:
     """The sites of a file; ModelError when there is none."""
+    return _recognised(model)[1]
+
+
+def _recognised(model: Path) -> tuple[io.Model, SiteMap]:
+    """The loaded file and its sites."""
     loaded = io.load(model)
     io.check_finite(loaded, model)
     sites = find_sites(loaded)
@@ -49,7 +59,7 @@ def sites_of(model: Path) -> SiteMap:
             where=str(model),
             fix="give a float transformer encoder that `qpipe export` wrote; an already quantized file has no sites",
         )
-    return sites
+    return loaded, sites
 
 
 def _check_target(recipe: Recipe) -> None:
@@ -63,7 +73,7 @@ def _check_target(recipe: Recipe) -> None:
         raise RecipeError([problem])
 
 
-def _entry(choice: Choice, *, full: bool) -> PlanEntry | Skipped:
+def _entry(choice: Choice, settings: Quantize) -> PlanEntry | Skipped:
     """One site's entry; Skipped for what was wanted and cannot be written."""
     site, spec = choice.site, choice.spec
     if spec is None:
@@ -72,13 +82,14 @@ def _entry(choice: Choice, *, full: bool) -> PlanEntry | Skipped:
         obstacle = _weight_obstacle(site, spec)
         if obstacle:
             return Skipped(site.id, obstacle)
-        return PlanEntry(site, spec, "gather_dq" if site.role in EMBEDDING_TABLES else "qdq", choice.rule, choice.note)
-    if not full and not site.feeds:
+        form: Lowering = "gather_dq" if site.role in EMBEDDING_TABLES else settings.matmul
+        return PlanEntry(site, spec, form, choice.rule, choice.note)
+    if settings.placement != "full" and not site.feeds:
         reason = "placement matmul_inputs: only what enters a weight MatMul is quantized"
         return PlanEntry(site, None, "float", choice.rule, reason)
     grouped = isinstance(spec.granularity, PerEmbedding | PerEmbeddingGroup)
     lowering: Lowering = "split" if grouped else "qdq"
-    return PlanEntry(site, spec, lowering, choice.rule, choice.note or _activation_note(site, spec))
+    return PlanEntry(site, spec, lowering, choice.rule, choice.note or _activation_note(site, spec, settings))
 
 
 def _weight_obstacle(site: Site, spec: QuantSpec) -> str:
@@ -95,9 +106,23 @@ def _weight_obstacle(site: Site, spec: QuantSpec) -> str:
     return ""
 
 
-def _activation_note(site: Site, spec: QuantSpec) -> str:
+def _smoothing_obstacle(model: io.Model, entry: PlanEntry) -> str:
+    """Why an entry that asks for smoothing cannot have it; "" when it can, or does not ask."""
+    if entry.spec is None or not entry.spec.smooth:
+        return ""
+    if entry.spec.range not in ("minmax", "running_minmax"):
+        return f"a {entry.spec.range} range does not tell the dimensions apart: use minmax or running_minmax"
+    return smooth.obstacle(model, entry.site)
+
+
+def _unsmoothed(entry: PlanEntry) -> PlanEntry:
+    assert entry.spec is not None
+    return replace(entry, spec=replace(entry.spec, smooth=0.0))
+
+
+def _activation_note(site: Site, spec: QuantSpec, settings: Quantize) -> str:
     if spec.dtype.bits == 16 and site.feeds:
         return "16-bit activations: the CPU provider runs the MatMuls that read this in float"
-    if spec.dtype.signed and len(site.feeds) > 1:
+    if settings.matmul == "qdq" and spec.dtype.signed and len(site.feeds) > 1:
         return "signed activations that feed several MatMuls stay float in the CPU provider on x86: use uint8"
     return ""

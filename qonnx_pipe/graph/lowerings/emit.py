@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from qonnx_pipe.core.encoding import Encoding
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """A tensor of integer codes, and the 0-d scale and zero point that they are read with."""
+
+    value: ir.Value
+    scale: ir.Value
+    zero_point: ir.Value
 
 
 class Emitter:
@@ -43,20 +53,24 @@ class Emitter:
         inputs: Sequence[ir.Value | None],
         name: str,
         attributes: Mapping[str, int | float | str | Sequence[int]] | None = None,
+        *,
         outputs: int = 1,
+        domain: str = "",
     ) -> tuple[ir.Value, ...]:
-        """A new node with `outputs` outputs, named after it."""
+        """A new node with `outputs` outputs, named after it; `domain` is declared where it is not the standard one."""
+        if domain:
+            self.graph.opset_imports.setdefault(domain, 1)
         name = self._unique(name)
         values = [
             ir.Value(name=self._unique(f"{name}_out{index}" if index else f"{name}_out")) for index in range(outputs)
         ]
-        node = ir.node(op_type, inputs, attributes, outputs=values, name=name)
+        node = ir.node(op_type, inputs, attributes, outputs=values, name=name, domain=domain)
         self.emitted.add(node)
         self.graph.append(node)
         return tuple(values)
 
-    def quantize_dequantize(self, value: ir.Value, encoding: Encoding, name: str) -> ir.Value:
-        """QuantizeLinear → DequantizeLinear with one scale for the whole tensor; the dequantized value.
+    def quantize(self, value: ir.Value, encoding: Encoding, name: str) -> Codes:
+        """QuantizeLinear with one scale for the whole tensor.
 
         Scale and zero point are 0-d: onnxruntime's fusions refuse the shape [1].
         """
@@ -64,8 +78,13 @@ class Emitter:
         zero = self.constant(f"{name}_zero_point", np.asarray(encoding.zero_point, encoding.dtype.storage))
         (codes,) = self.node("QuantizeLinear", (value, scale, zero), f"{name}_QuantizeLinear")
         codes.type, codes.shape = zero.type, value.shape
-        (real,) = self.node("DequantizeLinear", (codes, scale, zero), f"{name}_DequantizeLinear")
-        real.type, real.shape = value.type, value.shape
+        return Codes(codes, scale, zero)
+
+    def dequantize(self, codes: Codes, name: str) -> ir.Value:
+        """DequantizeLinear of what `quantize` gave."""
+        inputs = (codes.value, codes.scale, codes.zero_point)
+        (real,) = self.node("DequantizeLinear", inputs, f"{name}_DequantizeLinear")
+        real.type, real.shape = codes.scale.type, codes.value.shape
         return real
 
     def replace(self, node: ir.Node, value: ir.Value) -> None:
@@ -73,8 +92,12 @@ class Emitter:
         old = node.outputs[0]
         value.type, value.shape = old.type, old.shape
         old.replace_all_uses_with(value, replace_graph_outputs=True)
-        self.graph.remove(node, safe=True)
+        self.remove(node)
         value.name, old.name = old.name, None
+
+    def remove(self, node: ir.Node) -> None:
+        """Remove a node whose outputs nothing reads."""
+        self.graph.remove(node, safe=True)
 
     def replace_output(self, value: ir.Value, other: ir.Value) -> None:
         """Make `other` the graph output that `value` was, under the name that it had."""
@@ -83,12 +106,6 @@ class Emitter:
             if output is value:
                 self.graph.outputs[index] = other
         value.name, other.name = self._unique(f"{name}_float"), name
-
-    def release(self, value: ir.Value | None) -> None:
-        """Forget an initializer that nothing reads any more, and its bytes."""
-        if value is not None and value.is_initializer() and not value.uses() and not value.is_graph_output():
-            del self.graph.initializers[str(value.name)]
-            value.const_value = None
 
     def _unique(self, name: str) -> str:
         unique, count = name, 0

@@ -51,17 +51,28 @@ def test_a_file_that_is_no_model(tmp_path, data):
     assert "\n" not in caught.value.what
 
 
-def test_cut_anywhere_it_is_refused_or_whole(path):
+def test_cut_anywhere_it_is_refused(path):
+    data = path.read_bytes()
+    end_of_graph = len(data) - 80  # what stands behind the graph: operator sets and metadata
+    for length in [*range(0, end_of_graph, 97), end_of_graph]:
+        path.write_bytes(data[:length])
+        with pytest.raises(ModelError, match="not a readable ONNX model"):
+            io.load(path)
+
+
+def test_cut_behind_the_graph_it_is_refused_or_whole(path):
     data, whole = path.read_bytes(), arrays(io.load(path))
-    end_of_graph = len(data) - 100  # operator sets and metadata stand behind the graph
-    for length in [*range(0, end_of_graph, 97), *range(end_of_graph, len(data))]:
+    refused = 0
+    for length in range(len(data) - 80, len(data)):
         path.write_bytes(data[:length])
         try:
-            assert_same(arrays(io.load(path)), whole)
-        except ModelError as error:
-            assert error.where == str(path)
+            found = io.load(path)
+        except ModelError:
+            refused += 1
         else:
-            assert length >= end_of_graph
+            assert_same(arrays(found), whole)
+            assert found.graph.opset_imports[""] == graphs.OPSET
+    assert 70 < refused < 80
 
 
 def test_a_node_that_reads_what_nothing_computes(path):
@@ -146,10 +157,9 @@ def test_what_stood_in_external_data_is_written_too(beside, tmp_path):
     assert_same(arrays(io.load(tmp_path / "new" / "copy.onnx")), expected)
 
 
-@pytest.mark.parametrize("limit", [1000, io.PROTOBUF_LIMIT])
 @pytest.mark.parametrize(("code", "error"), [(errno.ENOSPC, Interrupted), (errno.EACCES, UsageError)])
-def test_a_failed_write_leaves_the_older_file(path, tmp_path, monkeypatch, limit, code, error):
-    monkeypatch.setattr(io, "PROTOBUF_LIMIT", limit)
+def test_a_failed_write_leaves_the_older_files(path, tmp_path, monkeypatch, code, error):
+    monkeypatch.setattr(io, "PROTOBUF_LIMIT", 1000)
     target = tmp_path / "out" / "model.onnx"
     io.save(io.load(path), target)
     before = {entry.name: entry.read_bytes() for entry in target.parent.iterdir()}

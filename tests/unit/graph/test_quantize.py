@@ -42,7 +42,9 @@ def test_the_encodings_of_the_weights_come_back(tmp_path):
     model = io.load(layers.save(tmp_path / "m.onnx"))
     found = quantize(model, layers.plan(), {"x": per_tensor(layers.x())}, encode)
     assert set(found) == {"weight[w0]", "weight[w1]"}
-    np.testing.assert_array_equal(found["weight[w1]"].scale, encode(layers.plan().entries[1], layers.weights[1])[0].scale)
+    np.testing.assert_array_equal(
+        found["weight[w1]"].scale, encode(layers.plan().entries[1], layers.weights[1])[0].scale
+    )
 
 
 def test_weights_are_encoded_one_at_a_time_as_in_out(tmp_path):

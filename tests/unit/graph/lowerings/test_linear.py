@@ -56,7 +56,10 @@ def test_per_tensor_activations_run_in_integers(tmp_path, form, spec, readers):
 
 @pytest.mark.parametrize("sizes", [(32,), (16, 16), (30, 2), (12, 10, 10), (6, 6, 5, 5, 5, 5)], ids=str)
 @pytest.mark.parametrize("order", [None, SHUFFLED], ids=["in_order", "permuted"])
-@pytest.mark.parametrize(("form", "readers"), [("matmul", 1), ("matmul_add", 3), ("matmul_add_rank_2", 1), ("gemm", 1), ("gemm_transposed", 3)])
+@pytest.mark.parametrize(
+    ("form", "readers"),
+    [("matmul", 1), ("matmul_add", 3), ("matmul_add_rank_2", 1), ("gemm", 1), ("gemm_transposed", 3)],
+)
 def test_groups_of_dimensions_become_integer_matmuls_of_their_own(tmp_path, form, readers, order, sizes):
     layers = Layers(form, readers)
     x = layers.x()

@@ -92,7 +92,7 @@ class Layers:
         rng = np.random.default_rng(1)
         draw = [rng.normal(0, 0.2, (WIDTH, OUT)).astype(np.float32) for _ in range(self.readers)]
         self.weights = [draw[0 if self.shared else i] for i in range(self.readers)]
-        biased = self.form != "matmul" and self.form != "gemm_plain"
+        biased = self.form not in ("matmul", "gemm_plain")
         self.biases = [rng.normal(0, biased, OUT).astype(np.float32) for _ in range(self.readers)]
 
     @property
