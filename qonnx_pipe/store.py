@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -32,7 +32,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Entry:
-    """What one stage made: files by name relative to `directory`, and the keys of the entries it was made from."""
+    """What one stage made: files by name relative to `directory`; `parents`: digests of what they were made from."""
 
     key: str
     stage: str
@@ -78,17 +78,20 @@ class Store:
                     os.utime(found.path(RECORD))
             return found
 
-    def make(self, key: str, stage: str, build: Callable[[Path], None], parents: Sequence[str] = ()) -> Entry:
+    def make(
+        self, key: str, stage: str, build: Callable[[Path], None], parents: Sequence[str] = (), *, anew: bool = False
+    ) -> Entry:
         """The entry of `key`; unless it is there already, `build(folder)` writes its files into an empty folder.
 
+        `anew` builds in any case; an entry that is there stays until the new one takes its place.
         Raises what `build` raises; Interrupted when the disk is full, UsageError when the store cannot be written.
         Nothing is left of a failed build but its `workdir`.
         """
         with writing(self.root):
-            self._clear_abandoned("entry")
+            self._clear_abandoned("entry", "removed")
             with self._hold(key):
                 found = self._verified_or_removed(key)
-                if found is not None:
+                if found is not None and not anew:
                     return found
                 scratch = self._work(key) / "entry"
                 shutil.rmtree(scratch, ignore_errors=True)  # of a maker that was killed while we waited
@@ -100,12 +103,6 @@ class Store:
                     shutil.rmtree(scratch, ignore_errors=True)
                 shutil.rmtree(self._work(key), ignore_errors=True)
                 return entry
-
-    def forget(self, key: str) -> None:
-        """Remove the entry of `key`, if there is one, so that it will be made again."""
-        with writing(self.root), self._hold(key):
-            if self._directory(key).exists():
-                self._remove(key)
 
     def workdir(self, key: str) -> Path:
         """A folder for the partial results of the build of `key`: it outlives a kill, and goes when `make` succeeds."""
@@ -134,7 +131,7 @@ class Store:
         Returns the keys of the removed entries.
         """
         with writing(self.root):
-            self._clear_abandoned("")
+            self._clear_abandoned(".")
             entries = sorted(self._entries(), key=_last_used)
             total, removed = sum(map(_bytes, entries)), []
             for folder in entries:
@@ -168,18 +165,21 @@ class Store:
             finally:
                 lock.unlink(missing_ok=True)
 
-    def _clear_abandoned(self, part: str) -> None:
-        """Remove `part` ("" is all) of every work folder that no living process holds."""
-        for work in (self.root / "work").glob("*"):
-            if (work / part).exists() and is_free(self._lock(work.name)):
-                with self._hold(work.name):
-                    shutil.rmtree(work / part, ignore_errors=True)
+    def _clear_abandoned(self, *parts: str) -> None:
+        """Remove `parts` ("." is all) of every work folder that no living process holds."""
+        for folder in [work / part for work in (self.root / "work").glob("*") for part in parts]:
+            key = folder.relative_to(self.root / "work").parts[0]
+            if folder.exists() and is_free(self._lock(key)):
+                with self._hold(key):
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def _publish(self, scratch: Path, entry: Entry) -> Entry:
         """Seal the built files and give them, with their record, the entry's name."""
         entry = replace(entry, files=dict(self._seal(scratch)))
         write_json(scratch / RECORD, _to_json(entry))
         entry.directory.parent.mkdir(parents=True, exist_ok=True)
+        if entry.directory.exists():
+            self._remove(entry.key)
         scratch.rename(entry.directory)
         sync(entry.directory.parent)
         return entry
@@ -197,9 +197,9 @@ class Store:
         """Take an entry away by one rename, so that a kill leaves no half of it; the lock of `key` is held."""
         work = self._work(key)
         work.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(work / "entry", ignore_errors=True)
-        self._directory(key).rename(work / "entry")
-        shutil.rmtree(work / "entry")
+        shutil.rmtree(work / "removed", ignore_errors=True)
+        self._directory(key).rename(work / "removed")
+        shutil.rmtree(work / "removed")
         with suppress(OSError):  # partial results of a build stay
             work.rmdir()
 
@@ -276,14 +276,7 @@ def _version(distribution: str) -> str:
 
 
 def _to_json(entry: Entry) -> dict[str, object]:
-    files = {name: {"sha256": fact.sha256, "size": fact.size} for name, fact in entry.files.items()}
-    return {
-        "key": entry.key,
-        "stage": entry.stage,
-        "files": files,
-        "parents": list(entry.parents),
-        "created_by": entry.created_by,
-    }
+    return {name: value for name, value in asdict(entry).items() if name != "directory"}
 
 
 def _from_json(data: Mapping[str, Any], folder: Path) -> Entry:

@@ -144,7 +144,7 @@ class Verdict:
         return tuple(result for result in self.results if result.error.startswith(PROVIDER_FAILED))
 
     def to_json(self) -> dict[str, object]:
-        """Plain values for `verdict.json`, as INTERFACE.md has it."""
+        """Plain values for `verdict.json`."""
         return {
             "version": 1,
             "passed": self.passed,

@@ -21,11 +21,17 @@ FAR = np.float32(3.0e38)
 
 @dataclass(frozen=True)
 class Outlets:
-    """Names of the outputs that one site got; `values` None unless its values were asked for."""
+    """Names of the outputs that one site got; `values` None unless its values were asked for.
+
+    `sums` are over the last axis: NaN where a row of the tensor holds one, which the extremes do not tell. `pairwise`
+    as in Site.
+    """
 
     minimum: str
     maximum: str
+    sums: str
     values: str | None = None
+    pairwise: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,9 @@ def instrument(model: Path, sites: SiteMap, requests: Requests, target: Path) ->
     3. No mask input (images), or no token axis (pooled outputs): everything counts.
 
     Extremes are taken over the tokens of each example first, then over the batch: onnxruntime reduces a middle axis
-    four times as fast as a leading one. Reductions stand right behind what they read, so that data are still in the
-    cache and memory is free again early. Raises what `io.load` and `io.save` raise.
+    four times as fast as a leading one. It also loses most NaN on the way: that is what the sums are for. Reductions
+    stand right behind what they read, so that data are still in the cache and memory is free again early. Raises what
+    `io.load` and `io.save` raise.
     """
     loaded = io.load(model)
     graph = loaded.graph
@@ -58,7 +65,7 @@ def instrument(model: Path, sites: SiteMap, requests: Requests, target: Path) ->
     values = {str(value.name): value for node in graph for value in node.outputs}
     wanted = {request.site for request in requests.items if request.histogram}
     probe = _Probe(graph)
-    outlets = {site.id: probe.extremes(site, values[site.tensor], site.id in wanted) for site in sites.activations}
+    outlets = {site.id: probe.outlets(site, values[site.tensor], site.id in wanted) for site in sites.activations}
     probe.finish()
     io.save(loaded, target)
     return Instrumented(target, outlets, outputs)
@@ -70,7 +77,8 @@ class _Probe:
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
         self.emit = Emitter(graph)
-        self._axes = {axis: self.emit.constant(f"observe_axis{axis}", np.asarray([axis], np.int64)) for axis in (0, 1)}
+        axes = (-1, 0, 1, 2)
+        self._axes = {axis: self.emit.constant(f"observe_axis{axis}", np.asarray([axis], np.int64)) for axis in axes}
         self._flat = self.emit.constant("observe_flat", np.asarray([1, -1], np.int64))
         mask = next((value for value in graph.inputs if value.name == MASK_INPUT), None)
         self._penalty: ir.Value | None = None
@@ -81,8 +89,7 @@ class _Probe:
     def _masks(self, mask: ir.Value) -> tuple[ir.Value, ir.Value]:
         """[batch, tokens, 1] of 0 for tokens and −far for padding; [batch, 1, tokens, tokens] of 1 and 0."""
         (real,) = self.emit.node("Cast", (mask,), "observe_mask", {"to": int(ir.DataType.FLOAT)})
-        column = self.emit.constant("observe_axis2", np.asarray([2], np.int64))
-        (rows,) = self.emit.node("Unsqueeze", (real, column), "observe_rows")
+        (rows,) = self.emit.node("Unsqueeze", (real, self._axes[2]), "observe_rows")
         (columns,) = self.emit.node("Unsqueeze", (real, self._axes[1]), "observe_columns")
         (missing,) = self.emit.node(
             "Sub", (rows, self.emit.constant("observe_one", np.asarray(1, np.float32))), "observe_missing"
@@ -94,23 +101,26 @@ class _Probe:
         (pairs,) = self.emit.node("Unsqueeze", (pairs, self._axes[1]), "observe_pairs")
         return penalty, pairs
 
-    def extremes(self, site: Site, value: ir.Value, with_values: bool) -> Outlets:
-        """Outputs with the site's extremes."""
-        ends = []
-        for operator, shift in (("ReduceMin", "Sub"), ("ReduceMax", "Add")):
-            if site.pairwise:
-                ends.append(self._whole(operator, self._masked_pairs(value)))
-            elif self._penalty is not None and value.shape is not None and len(value.shape) == 3:
-                (shifted,) = self.emit.node(shift, (value, self._penalty), f"{value.name}_{operator}_tokens")
-                ends.append(self._per_dimension(operator, shifted, 3))
-            else:
-                ends.append(self._per_dimension(operator, value, len(value.shape or ())))
-        for end in ends:
+    def outlets(self, site: Site, value: ir.Value, with_values: bool) -> Outlets:
+        """Outputs with the site's extremes, sums and, if wanted, values."""
+        minimum, maximum = (self._extreme(site, value, operator) for operator in ("ReduceMin", "ReduceMax"))
+        (sums,) = self.emit.node("ReduceSum", (value, self._axes[-1]), f"{value.name}_sums", {"keepdims": 0})
+        for end in (minimum, maximum, sums):
             end.type = ir.TensorType(ir.DataType.FLOAT)
             self.graph.outputs.append(end)
         if with_values and not value.is_graph_output():
             self.graph.outputs.append(value)
-        return Outlets(str(ends[0].name), str(ends[1].name), str(value.name) if with_values else None)
+        values = str(value.name) if with_values else None
+        return Outlets(str(minimum.name), str(maximum.name), str(sums.name), values, site.pairwise)
+
+    def _extreme(self, site: Site, value: ir.Value, operator: str) -> ir.Value:
+        rank = len(value.shape or ())
+        if site.pairwise:
+            return self._whole(operator, self._masked_pairs(value))
+        if self._penalty is not None and rank == 3:
+            shift = "Sub" if operator == "ReduceMin" else "Add"
+            (value,) = self.emit.node(shift, (value, self._penalty), f"{value.name}_{operator}_tokens")
+        return self._per_dimension(operator, value, rank)
 
     def _per_dimension(self, operator: str, value: ir.Value, rank: int) -> ir.Value:
         """Extremes over all axes but the last: axis 1 first, then 0."""

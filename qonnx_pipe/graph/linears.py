@@ -51,7 +51,7 @@ def _weight_matmul(node: ir.Node) -> WeightMatMul | None:
 def _obstacle(node: ir.Node, weight: ir.Node | None) -> str:
     """What is known to keep onnxruntime's CPU provider from running this node in integers; "" when nothing is.
 
-    Found by experiment on onnxruntime 1.31 (shared/facts/onnxruntime.md).
+    Found by experiment on onnxruntime 1.31.
     """
     if node.op_type == "MatMulNBits":
         return f"MatMulNBits computes in float below accuracy_level {INT8_ACCURACY_LEVEL}"

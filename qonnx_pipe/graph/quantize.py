@@ -94,7 +94,9 @@ class _Work:
             if entry.site.role is not Role.WEIGHT:
                 continue
             users = [layers.pop(name) for name in entry.site.feeds]
-            weight = None if entry.spec is None else self._encoded(entry, _matrix(users[0]))
+            weight = None
+            if entry.spec is not None:
+                weight = QuantizedWeight(entry.site.tensor, *self._encoded(entry, _matrix(users[0])))
             for linear in users:
                 lowering.lower(linear, source_of.get(linear.name), weight, entry.lowering)
 
@@ -104,9 +106,7 @@ class _Work:
         for entry in self.plan.quantized:
             if entry.site.role in EMBEDDING_TABLES:
                 nodes = [gathers[name] for name in entry.site.feeds]
-                table = nodes[0].inputs[0]
-                weight = self._encoded(entry, _array(table))
-                lower_table(self.emit, nodes, weight.codes, weight.encoding)
+                lower_table(self.emit, nodes, *self._encoded(entry, _array(nodes[0].inputs[0])))
 
     def quantize_readers(self) -> None:
         """Give every original reader of a planned site the quantized tensor; a graph output becomes quantized too."""
@@ -125,10 +125,10 @@ class _Work:
             if value.is_graph_output():
                 self.emit.replace_output(value, quantized)
 
-    def _encoded(self, entry: PlanEntry, weight: npt.NDArray[np.generic]) -> QuantizedWeight:
+    def _encoded(self, entry: PlanEntry, weight: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.generic], Encoding]:
         encoding, codes = self.encode_weight(entry, weight)
         self.encodings[entry.site.id] = encoding
-        return QuantizedWeight(entry.site.tensor, codes, encoding)
+        return codes, encoding
 
 
 def _matrix(linear: Linear) -> npt.NDArray[np.generic]:

@@ -55,12 +55,11 @@ ACTIVATIONS = frozenset(
 class Linear:
     """A MatMul or Gemm with a constant rank-2 float32 weight, and the Add of its bias where there is one.
 
-    `source` is what it multiplies, `output` the value after the bias. `transposed`: Gemm stores the weight [out, in].
+    `output` is the value after the bias. `transposed`: Gemm stores the weight [out, in].
     """
 
     node: ir.Node
     weight: ir.Value
-    source: ir.Value
     output: ir.Value
     transposed: bool
 
@@ -68,6 +67,14 @@ class Linear:
     def name(self) -> str:
         """Name of the MatMul or Gemm node."""
         return self.node.name or ""
+
+    @property
+    def source(self) -> ir.Value:
+        """What it multiplies now: rewriting the layer before may have put another value there."""
+        source = self.node.inputs[0]
+        if source is None:
+            raise ValueError(f"{self.name} has no input")
+        return source
 
     @property
     def bias(self) -> tuple[ir.Node, int] | None:
@@ -118,7 +125,7 @@ def as_linear(node: ir.Node) -> Linear | None:
         return None
     transposed = bool(attribute(node, "transB", 0))
     width = constant_shape(weight)[0 if transposed else 1]
-    return Linear(node, weight, source, _after_bias(node.outputs[0], width), transposed)
+    return Linear(node, weight, _after_bias(node.outputs[0], width), transposed)
 
 
 def linears(graph: ir.Graph) -> tuple[Linear, ...]:

@@ -6,15 +6,14 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-import numpy.typing as npt
 
-from qonnx_pipe.core.encoding import FloatArray
-from qonnx_pipe.core.examples import Batch
+from qonnx_pipe.core.examples import Array, Batch
 from qonnx_pipe.core.files import write_atomic
 from qonnx_pipe.core.site import SiteMap
 from qonnx_pipe.core.statistics import (
@@ -28,14 +27,18 @@ from qonnx_pipe.core.statistics import (
     SiteStatistics,
 )
 from qonnx_pipe.errors import DataError, NumericsError
-from qonnx_pipe.graph.instrument import MASK_INPUT, Outlets, instrument
+from qonnx_pipe.graph.instrument import MASK_INPUT, Instrumented, Outlets, instrument
 from qonnx_pipe.runtime.observe import observe
 
 PROVENANCE = "provenance"
 SAVE_SECONDS = 5.0
 """Work that a kill may cost."""
 
-Arrays = Mapping[str, npt.NDArray[np.generic]]
+DAMAGE = (BadZipFile, ValueError, KeyError, TypeError, EOFError)
+"""What reading a file that is no calibration table raises."""
+
+Mask = Array | None
+Arrays = Mapping[str, Array]
 
 
 def _silent(_batches: int) -> None:
@@ -60,27 +63,21 @@ def calibrate_stage(
     """
     if not batches:
         raise DataError("no calibration samples", fix="give at least one example: data.calibration.samples")
-    state_file = workdir / "state.npz"
-    table, done = _resume(state_file, provenance)
-    progress(done)
-    wishes = {request.site: request for request in requests.items}
+    state = workdir / f"state-{_identity(sites, requests, batches, provenance)}.npz"
+    table = _resume(state) or CalibrationTable({}, replace(provenance, samples=0, batches=0, tokens=0))
+    rest = batches[table.provenance.batches :]
+    progress(table.provenance.batches)
     instrumented = instrument(model, sites, requests, workdir / "instrumented.onnx")
     saved = time.monotonic()
     try:
-        for values in observe(instrumented.path, batches, instrumented.outputs, first=done):
-            mask = batches[done].inputs.get(MASK_INPUT)
-            seen = {
-                site: _merged(table.sites.get(site), _seen(site, values, outlets, wishes.get(site), mask))
-                for site, outlets in instrumented.outlets.items()
-            }
-            done += 1
-            table = CalibrationTable(seen, _count(table.provenance, batches[done - 1], mask))
+        for batch, values in zip(rest, observe(instrumented.path, rest), strict=True):
+            table = _with(table, batch, values, instrumented, requests)
             progress(1)
             if time.monotonic() - saved > SAVE_SECONDS:
-                _save(state_file, table, done)
+                write_table(state, table)
                 saved = time.monotonic()
     except KeyboardInterrupt:
-        _save(state_file, table, done)
+        write_table(state, table)
         raise
     return table
 
@@ -95,29 +92,49 @@ def read_table(path: Path) -> CalibrationTable:
     if not path.is_file():
         raise DataError("no such calibration table", where=str(path), fix="make one with `qpipe calibrate`")
     try:
-        return _unpack(path)[0]
-    except (BadZipFile, ValueError, KeyError, TypeError, EOFError) as error:
+        return _unpack(path)
+    except DAMAGE as error:
         raise DataError(
             f"not a calibration table ({error})", where=str(path), fix="make it again with `qpipe calibrate`"
         ) from error
 
 
-def _seen(
-    site: str, values: Arrays, outlets: Outlets, wish: Request | None, mask: npt.NDArray[np.generic] | None
-) -> SiteStatistics:
+def _with(
+    table: CalibrationTable, batch: Batch, values: Arrays, instrumented: Instrumented, requests: Requests
+) -> CalibrationTable:
+    """The table after one more batch, of which `values` were seen."""
+    mask, wishes = batch.inputs.get(MASK_INPUT), {request.site: request for request in requests.items}
+    _check_numbers(values, instrumented, mask, number=table.provenance.batches)
+    sites = {
+        site: _merged(table.sites.get(site), _seen(values, outlets, wishes.get(site), mask))
+        for site, outlets in instrumented.outlets.items()
+    }
+    return CalibrationTable(sites, _count(table.provenance, batch, mask))
+
+
+def _check_numbers(values: Arrays, instrumented: Instrumented, mask: Mask, *, number: int) -> None:
+    """Raise NumericsError for the first site, or else output, that holds NaN or infinity at a token."""
+    for site, outlets in instrumented.outlets.items():
+        sums = _of_tokens(values[outlets.sums], mask, pairwise=outlets.pairwise, reduced=True)
+        if not all(np.all(np.isfinite(seen)) for seen in (values[outlets.minimum], values[outlets.maximum], sums)):
+            raise _no_numbers(site, number)
+    for name in instrumented.outputs:
+        if not np.all(np.isfinite(_of_tokens(values[name], mask))):
+            raise _no_numbers(f"output {name}", number)
+
+
+def _no_numbers(where: str, number: int) -> NumericsError:
+    what = f"NaN or infinity in calibration batch {number}"
+    return NumericsError(what, where=where, fix="check the model's weights, and the examples of this batch")
+
+
+def _seen(values: Arrays, outlets: Outlets, wish: Request | None, mask: Mask) -> SiteStatistics:
     """What one batch showed at one site."""
-    minmax = MinMax(
-        np.atleast_1d(values[outlets.minimum]).astype(np.float32),
-        np.atleast_1d(values[outlets.maximum]).astype(np.float32),
-    )
-    if not (np.all(np.isfinite(minmax.minimum)) and np.all(np.isfinite(minmax.maximum))):
-        raise NumericsError(
-            "NaN or infinity in an activation during calibration", where=site, fix="check the model and the data"
-        )
-    histogram = None
+    ends = (np.atleast_1d(values[name]).astype(np.float32) for name in (outlets.minimum, outlets.maximum))
+    minmax, histogram = MinMax(*ends), None
     if outlets.values is not None and wish is not None:
-        tokens = _tokens(values[outlets.values].astype(np.float32), mask)
-        histogram = Histogram.of(tokens, per_embedding=wish.histogram == "embedding")
+        tokens = _of_tokens(values[outlets.values], mask, pairwise=outlets.pairwise)
+        histogram = Histogram.of(tokens.astype(np.float32), per_embedding=wish.histogram == "embedding")
     return SiteStatistics(minmax, RunningMinMax.first(minmax), histogram)
 
 
@@ -129,22 +146,24 @@ def _merged(before: SiteStatistics | None, batch: SiteStatistics) -> SiteStatist
     return SiteStatistics(before.minmax.merge(batch.minmax), running, histogram)
 
 
-def _tokens(values: FloatArray, mask: npt.NDArray[np.generic] | None) -> FloatArray:
-    """The values that belong to tokens: [tokens, d], or, for query-key pairs, the pairs of two tokens, flat."""
-    if mask is None or values.ndim < 3:
-        return values
+def _of_tokens(array: Array, mask: Mask, *, pairwise: bool = False, reduced: bool = False) -> Array:
+    """What belongs to tokens: [tokens, d], or, of query-key pairs, what belongs to two tokens: [pairs, heads].
+
+    `reduced`: without the last axis (of pairs: the keys). Tensors without tokens stay whole.
+    """
+    if mask is None:
+        return array
     keep = mask.astype(bool)
-    if values.shape[:2] == keep.shape:
-        tokens: FloatArray = values[keep]
-        return tokens
-    if values.ndim == 3:
-        values = values.reshape(len(keep), -1, *values.shape[1:])
-    pairs = keep[:, :, None] & keep[:, None, :]
-    flat: FloatArray = np.moveaxis(values, 1, -1)[pairs]
-    return flat
+    if pairwise:
+        keep = keep if reduced else keep[:, :, None] & keep[:, None, :]
+        array = np.moveaxis(array.reshape(len(keep), -1, *keep.shape[1:]), 1, -1)
+    elif array.ndim != (2 if reduced else 3):
+        return array
+    tokens: Array = array[keep]
+    return tokens
 
 
-def _count(provenance: Provenance, batch: Batch, mask: npt.NDArray[np.generic] | None) -> Provenance:
+def _count(provenance: Provenance, batch: Batch, mask: Mask) -> Provenance:
     tokens = int(mask.astype(np.int64).sum()) if mask is not None else len(batch)
     return replace(
         provenance,
@@ -154,37 +173,33 @@ def _count(provenance: Provenance, batch: Batch, mask: npt.NDArray[np.generic] |
     )
 
 
-def _resume(path: Path, provenance: Provenance) -> tuple[CalibrationTable, int]:
-    """The saved state of the same calibration, or an empty one."""
-    empty = CalibrationTable({}, replace(provenance, samples=0, batches=0, tokens=0))
-    if not path.is_file():
-        return empty, 0
+def _identity(sites: SiteMap, requests: Requests, batches: Sequence[Batch], provenance: Provenance) -> str:
+    """Digest of everything that a saved state depends on."""
+    digest = sha256(repr((provenance, requests, sites.activations)).encode())
+    for batch in batches:
+        for name, array in sorted(batch.inputs.items()):
+            digest.update(f"{name} {array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
+
+
+def _resume(state: Path) -> CalibrationTable | None:
+    """The saved state, if there is a whole one: a damaged one is only a lost head start."""
     try:
-        table, done = _unpack(path)
-    except (BadZipFile, ValueError, KeyError, TypeError, EOFError):
-        return empty, 0  # a damaged state is only a lost head start
-    same = (table.provenance.model_sha256, table.provenance.data_sha256) == (
-        provenance.model_sha256,
-        provenance.data_sha256,
-    )
-    return (table, done) if same else (empty, 0)
+        return _unpack(state) if state.is_file() else None
+    except DAMAGE:
+        return None
 
 
-def _save(path: Path, table: CalibrationTable, done: int) -> None:
-    write_atomic(path, _pack(table, done))
-
-
-def _pack(table: CalibrationTable, done: int = 0) -> bytes:
+def _pack(table: CalibrationTable) -> bytes:
     stream = BytesIO()
-    facts = json.dumps({**asdict(table.provenance), "done": done}, sort_keys=True)
-    arrays: dict[str, npt.NDArray[np.generic]] = {PROVENANCE: np.asarray(facts), **table.to_arrays()}
+    facts = json.dumps(asdict(table.provenance), sort_keys=True)
+    arrays: dict[str, Array] = {PROVENANCE: np.asarray(facts), **table.to_arrays()}
     np.savez(stream, **arrays)  # type: ignore[arg-type]
     return stream.getvalue()
 
 
-def _unpack(path: Path) -> tuple[CalibrationTable, int]:
+def _unpack(path: Path) -> CalibrationTable:
     with np.load(path, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
     facts = json.loads(str(arrays.pop(PROVENANCE)))
-    done = int(facts.pop("done"))
-    return CalibrationTable.from_arrays(arrays, Provenance(**facts)), done
+    return CalibrationTable.from_arrays(arrays, Provenance(**facts))

@@ -56,9 +56,9 @@ class ExportResult:
     versions: Mapping[str, str]
 
     @property
-    def max_error(self) -> float:
-        """The largest error over all files that were compared."""
-        return max((file.max_error for file in self.files if file.max_error is not None), default=float("nan"))
+    def max_error(self) -> float | None:
+        """The largest error over all files that were compared; None when none was."""
+        return max((file.max_error for file in self.files if file.max_error is not None), default=None)
 
     def to_json(self) -> dict[str, object]:
         """Plain values for `export.json`."""
@@ -126,7 +126,7 @@ def export_stage(
             shutil.copyfile(path, scratch / path.name)
         model = out_dir / _main_file(exported.models)
         result = ExportResult(out_dir, model, checkpoint, task, tuple(files), tuple(skipped), _versions())
-        report = json.dumps(result.to_json(), indent=2, ensure_ascii=False)
+        report = json.dumps(result.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
         (scratch / REPORT).write_text(report + "\n", encoding="utf-8")
     return result
 

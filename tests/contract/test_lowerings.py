@@ -62,14 +62,15 @@ def wanted(site, placement, form):
     return None
 
 
+@pytest.mark.parametrize("lowering", ["qdq", "integer"])
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 @pytest.mark.parametrize("placement", ["matmul_inputs", "full"])
 @pytest.mark.parametrize("family", ENCODERS)
-def test_a_whole_model(exported, tmp_path, family, placement, form):
+def test_a_whole_model(exported, tmp_path, family, placement, form, *, lowering):
     path = exported(family, "image-classification" if family == "vit" else "text-classification")
     model, feed = io.load(path), inputs(path)
     sites = find_sites(model)
-    entries = [PlanEntry(site, wanted(site, placement, form), "qdq", "test") for site in sites.sites]
+    entries = [PlanEntry(site, wanted(site, placement, form), lowering, "test") for site in sites.sites]
     plan, values = QuantPlan("cpu", placement, tuple(entries)), seen(path, sites.activations, feed)
     codings = {
         entry.site.id: coding(entry.site, values[entry.site.tensor], entry.spec.granularity)

@@ -107,6 +107,12 @@ class Emitter:
                 self.graph.outputs[index] = other
         value.name, other.name = self._unique(f"{name}_float"), name
 
+    def release(self, value: ir.Value | None) -> None:
+        """Forget an initializer that nothing reads any more, and its bytes."""
+        if value is not None and value.is_initializer() and not value.uses() and not value.is_graph_output():
+            del self.graph.initializers[str(value.name)]
+            value.const_value = None
+
     def _unique(self, name: str) -> str:
         unique, count = name, 0
         while unique in self._names:

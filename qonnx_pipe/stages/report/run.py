@@ -29,7 +29,7 @@ class Export:
     checkpoint_sha256: str
     architecture: str
     task: str
-    max_error: float
+    max_error: float | None
     files: tuple[tuple[str, int, int, int], ...]
     skipped: tuple[str, ...]
     versions: Mapping[str, str]
@@ -100,7 +100,7 @@ def _export(path: Path) -> Export:
         checkpoint_sha256=data["checkpoint_sha256"],
         architecture=data["architecture"],
         task=data["task"],
-        max_error=float(data["max_error"]),
+        max_error=data["max_error"],
         files=files,
         skipped=tuple(data["skipped"]),
         versions=dict(data["versions"]),

@@ -5,11 +5,24 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
+from qonnx_pipe.core.plan import QuantPlan
 from qonnx_pipe.errors import ModelError
 from qonnx_pipe.graph import io
 from qonnx_pipe.graph.quantize import quantize
-from tests.unit.graph.lowerings.tiny import Layers, encode, per_group, per_tensor, quantized
+from tests.unit.graph.lowerings.tiny import (
+    Layers,
+    activation,
+    encode,
+    kernels,
+    per_group,
+    per_tensor,
+    quantized,
+    run,
+    weight,
+)
+from tests.zoo import graphs
 
 
 def read_names(graph):
@@ -100,3 +113,27 @@ def test_a_name_that_is_taken_gets_a_number(tmp_path):
     entries = (replace(entry, site=replace(entry.site, feeds=("x_QuantizeLinear",))) for entry in plan.entries)
     path = quantized(source, replace(plan, entries=tuple(entries)), {"x": per_tensor(layers.x())})
     assert {"x_QuantizeLinear", "x_QuantizeLinear_1"} <= {node.name for node in onnx.load(path).graph.node}
+
+
+@pytest.mark.parametrize("lowering", ["qdq", "integer"])
+@pytest.mark.parametrize("sizes", [(32,), (16, 16)])
+@pytest.mark.parametrize("biased", [True, False])
+def test_linear_layers_right_behind_each_other(tmp_path, biased, sizes, lowering):
+    rng = np.random.default_rng(0)
+    matrices = {f"w{i}": rng.normal(0, 0.2, (32, 32)).astype(np.float32) for i in range(3)}
+    nodes, constants, value = [], dict(matrices), "x"
+    for i in range(3):
+        nodes.append(helper.make_node("MatMul", [value, f"w{i}"], [value := f"h{i}"], f"linear{i}"))
+        if biased:
+            constants[f"b{i}"] = np.ones(32, np.float32)
+            nodes.append(helper.make_node("Add", [value, f"b{i}"], [value := f"a{i}"], f"add{i}"))
+    ports = [graphs.tensor(name, ["batch", "sequence", 32]) for name in ("x", value)]
+    path = graphs.save(tmp_path / "m.onnx", nodes, ports[:1], ports[1:], constants)
+    x, names = rng.normal(0, 1, (2, 5, 32)).astype(np.float32), ["x", *(f"{'a' if biased else 'h'}{i}" for i in (0, 1))]
+    entries = [activation(name, f"linear{i}") for i, name in enumerate(names)]
+    entries += [weight(f"w{i}", f"linear{i}", lowering=lowering) for i in range(3)]
+    codings = {name: per_group(np.float32([[-9] * 32, [9] * 32]), sizes) for name in names}
+    target = quantized(path, QuantPlan("cpu", "matmul_inputs", tuple(entries)), codings)
+    (expected,), (found,) = run(path, x=x), run(target, x=x)
+    assert np.abs(found - expected).max() < 0.6  # three layers, steps of 0.07 summed over 32 inputs of weight 0.2
+    assert kernels(target, x=x).fraction == 1

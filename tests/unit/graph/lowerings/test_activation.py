@@ -48,15 +48,16 @@ def residual(path):
     return graphs.save(path, nodes, inputs, [graphs.tensor(name, shape) for name in "ys"], {"w": SQUARE})
 
 
-def plan(placement):
-    return QuantPlan("cpu", placement, (activation("s", "linear"), weight("w", "linear")))
+def plan(placement, lowering="qdq"):
+    return QuantPlan("cpu", placement, (activation("s", "linear"), weight("w", "linear", lowering=lowering)))
 
 
+@pytest.mark.parametrize("lowering", ["qdq", "integer"])
 @pytest.mark.parametrize("coding", CODINGS.values(), ids=CODINGS.keys())
-def test_the_sum_and_the_output_read_what_the_linear_layer_reads(tmp_path, coding):
+def test_the_sum_and_the_output_read_what_the_linear_layer_reads(tmp_path, coding, lowering):
     a, b = outliers(2, 5, WIDTH, seed=0), outliers(2, 5, WIDTH, seed=1)
     encoding = coding(a + b)
-    path = quantized(residual(tmp_path / "m.onnx"), plan("full"), {"s": encoding})
+    path = quantized(residual(tmp_path / "m.onnx"), plan("full", lowering), {"s": encoding})
     y, s = run(path, a=a, b=b)
     expected = fake_quantize(a + b, encoding)
     np.testing.assert_array_equal(s, expected)

@@ -54,17 +54,48 @@ def test_per_tensor_activations_run_in_integers(tmp_path, form, spec, readers):
     assert {node.kernel for node in ran.nodes} == {"QGemm" if layers.is_gemm else "MatMulIntegerToFloat"}
 
 
+@pytest.mark.parametrize("readers", [1, 3])
+@pytest.mark.parametrize("spec", [INT8, PER_TENSOR, UNSIGNED], ids=["per_channel", "per_tensor", "uint8"])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_integer_operator_can_be_written_outright(tmp_path, form, spec, readers):
+    layers = Layers(form, readers)
+    x = layers.x()
+    coding = per_tensor(x)
+    plan = layers.plan(weight_spec=spec, lowering="integer")
+    path = quantized(layers.save(tmp_path / "m.onnx"), plan, {"x": coding})
+    assert_computes(layers, path, x, coding, spec)
+    ran = kernels(path, x=x)
+    assert [(node.node, node.kernel) for node in ran.nodes] == [
+        (f"linear{i}", "MatMulIntegerToFloat") for i in range(readers)
+    ]
+    assert {"Add", "DequantizeLinear"}.isdisjoint(node.op_type for node in onnx.load(path).graph.node)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "int16"])
+@pytest.mark.parametrize("spec", [INT8, UNSIGNED], ids=["int8", "uint8"])
+def test_operands_that_the_integer_operator_lacks_are_written_as_qdq(tmp_path, spec, dtype):
+    layers = Layers("matmul_add")
+    x = layers.x()
+    coding = per_tensor(x, dtype)
+    plan = layers.plan(weight_spec=spec, lowering="integer")
+    path = quantized(layers.save(tmp_path / "m.onnx"), plan, {"x": coding})
+    assert_computes(layers, path, x, coding, spec)
+    (operator,) = (node.op_type for node in onnx.load(path).graph.node if "MatMul" in node.op_type)
+    assert operator == ("MatMulIntegerToFloat" if (dtype, spec) == ("int8", INT8) else "MatMul")
+
+
+@pytest.mark.parametrize("lowering", ["qdq", "integer"])
 @pytest.mark.parametrize("sizes", [(32,), (16, 16), (30, 2), (12, 10, 10), (6, 6, 5, 5, 5, 5)], ids=str)
 @pytest.mark.parametrize("order", [None, SHUFFLED], ids=["in_order", "permuted"])
 @pytest.mark.parametrize(
     ("form", "readers"),
     [("matmul", 1), ("matmul_add", 3), ("matmul_add_rank_2", 1), ("gemm", 1), ("gemm_transposed", 3)],
 )
-def test_groups_of_dimensions_become_integer_matmuls_of_their_own(tmp_path, form, readers, order, sizes):
+def test_groups_of_dimensions_become_integer_matmuls_of_their_own(tmp_path, form, readers, order, sizes, *, lowering):
     layers = Layers(form, readers)
     x = layers.x()
     coding = per_group(x, sizes, order)
-    path = quantized(layers.save(tmp_path / "m.onnx"), layers.plan(), {"x": coding})
+    path = quantized(layers.save(tmp_path / "m.onnx"), layers.plan(lowering=lowering), {"x": coding})
     assert_computes(layers, path, x, coding)
     ran = kernels(path, x=x)
     assert (ran.total, ran.integer) == (readers * len(sizes), readers * len(sizes)), ran.floats
@@ -129,13 +160,14 @@ def test_a_float_weight_reads_the_quantized_activation(tmp_path, sizes):
     np.testing.assert_array_equal(found, expected)  # the same float kernel on the same numbers
 
 
+@pytest.mark.parametrize("lowering", ["qdq", "integer"])
 @pytest.mark.parametrize("sizes", [None, (30, 2)])
 @pytest.mark.parametrize("form", ["matmul_add", "gemm_transposed"])
-def test_a_shared_weight_is_stored_once(tmp_path, form, sizes):
+def test_a_shared_weight_is_stored_once(tmp_path, form, sizes, lowering):
     layers = Layers(form, readers=3, shared=True)
     x = layers.x()
     coding = per_tensor(x) if sizes is None else per_group(x, sizes, SHUFFLED)
-    path = quantized(layers.save(tmp_path / "m.onnx"), layers.plan(), {"x": coding})
+    path = quantized(layers.save(tmp_path / "m.onnx"), layers.plan(lowering=lowering), {"x": coding})
     assert_computes(layers, path, x, coding)
     codes = [tensor for tensor in onnx.load(path).graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
     assert sum(np.prod(tensor.dims) for tensor in codes if len(tensor.dims) == 2) == WIDTH * OUT

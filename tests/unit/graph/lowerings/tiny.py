@@ -14,7 +14,7 @@ from qonnx_pipe.core.granularity import PerChannel, PerTensor
 from qonnx_pipe.core.kernels import Kernels, executed
 from qonnx_pipe.core.numerics import fake_quantize, scale_and_zero_point
 from qonnx_pipe.core.numerics import quantize as codes_of
-from qonnx_pipe.core.plan import PlanEntry, QuantPlan
+from qonnx_pipe.core.plan import Lowering, PlanEntry, QuantPlan
 from qonnx_pipe.core.qtype import QTYPES
 from qonnx_pipe.core.site import Role, Site
 from qonnx_pipe.core.spec import QuantSpec
@@ -69,8 +69,8 @@ def activation(tensor: str, *feeds: str, spec: QuantSpec | None = UINT8, width: 
     return PlanEntry(Site(tensor, Role.LINEAR_INPUT, None, tensor, width, feeds), spec, "qdq", "test")
 
 
-def weight(tensor: str, *feeds: str, spec: QuantSpec | None = INT8) -> PlanEntry:
-    return PlanEntry(Site(f"weight[{tensor}]", Role.WEIGHT, None, tensor, OUT, feeds), spec, "qdq", "test")
+def weight(tensor: str, *feeds: str, spec: QuantSpec | None = INT8, lowering: Lowering = "qdq") -> PlanEntry:
+    return PlanEntry(Site(f"weight[{tensor}]", Role.WEIGHT, None, tensor, OUT, feeds), spec, lowering, "test")
 
 
 def table(tensor: str, *feeds: str, spec: QuantSpec) -> PlanEntry:
@@ -123,10 +123,12 @@ class Layers:
         outputs = [graphs.tensor(f"y{i}", [*batch, OUT]) for i in range(self.readers)]
         return graphs.save(path, nodes, [graphs.tensor("x", [*batch, WIDTH])], outputs, constants, kept="yes")
 
-    def plan(self, spec: QuantSpec | None = UINT8, weight_spec: QuantSpec | None = INT8) -> QuantPlan:
+    def plan(
+        self, spec: QuantSpec | None = UINT8, weight_spec: QuantSpec | None = INT8, lowering: Lowering = "qdq"
+    ) -> QuantPlan:
         names = [f"linear{i}" for i in range(self.readers)]
         users = {"w0": names} if self.shared else {f"w{i}": [name] for i, name in enumerate(names)}
-        entries = [weight(tensor, *feeds, spec=weight_spec) for tensor, feeds in users.items()]
+        entries = [weight(tensor, *feeds, spec=weight_spec, lowering=lowering) for tensor, feeds in users.items()]
         return QuantPlan("cpu", "matmul_inputs", (activation("x", *names, spec=spec), *entries))
 
     def expected(self, i: int, x: np.ndarray, coding: Encoding | None, weight_spec: QuantSpec = INT8):

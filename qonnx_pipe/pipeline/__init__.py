@@ -1,0 +1,108 @@
+"""Pipeline: the stages of a recipe in order, each taken from the store when nothing that determines it has changed."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from qonnx_pipe.core.artifact import Artifact, Manifest
+from qonnx_pipe.core.files import write_json, writing
+from qonnx_pipe.core.verdict import Verdict
+from qonnx_pipe.pipeline.progress import STAGES, Listener, Progress, Stage
+from qonnx_pipe.pipeline.steps import STEPS, Step
+from qonnx_pipe.pipeline.work import Work, libraries
+from qonnx_pipe.recipe import Recipe
+from qonnx_pipe.store import Entry, Store
+
+__all__ = ["STAGES", "Listener", "Progress", "RunResult", "Stage", "run"]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its directory, its files by stage, its verdict (None when it ended before that).
+
+    `recomputed` names the stages that were not taken from the store; `damaged` says what was found broken there.
+    """
+
+    out: Path
+    files: dict[Stage, tuple[Path, ...]]
+    verdict: Verdict | None
+    recomputed: tuple[Stage, ...]
+    damaged: tuple[str, ...]
+
+
+def run(
+    recipe: Recipe,
+    out: Path,
+    listen: Listener,
+    *,
+    store: Store | None = None,
+    first: Stage | None = None,
+    last: Stage | None = None,
+) -> RunResult:
+    """Run the stages of `recipe` up to `last` and put their files into `out`; `first` and later ones are made anew.
+
+    Every file of `out` is written whole or not at all, as soon as its stage is done; the verdict too when a gate is
+    missed. Raises what the stages raise; Interrupted or KeyboardInterrupt leave a run that the same call resumes.
+    """
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    work = Work(recipe, out, listen, store or Store())
+    recomputed: list[Stage] = []
+    files: dict[Stage, tuple[Path, ...]] = {}
+    for index, stage in enumerate(STAGES[: STAGES.index(last) + 1 if last else None]):
+        step = STEPS[stage](work)
+        anew = first is not None and index >= STAGES.index(first)
+        entry = None if anew else work.store.get(step.key)
+        if entry is None:
+            entry = _make(step, work, anew=anew)
+            recomputed.append(stage)
+        else:
+            listen(Progress(stage, "cached"))
+        work.entries[stage] = entry
+        work.store.materialize(entry, entry.files, _folder(stage, out))
+        files[stage] = tuple(_folder(stage, out) / name for name in entry.files)
+        _write_manifest(work)  # the report reads it
+    damaged = tuple(damage.reason for damage in work.store.damaged)
+    return RunResult(out, files, _verdict(work), tuple(recomputed), damaged)
+
+
+def _make(step: Step, work: Work, *, anew: bool) -> Entry:
+    begin = time.monotonic()
+    work.listen(Progress(step.stage, "start", step.stage))
+    parents = tuple(dict.fromkeys(step.inputs.values()))
+    entry = work.store.make(step.key, step.stage, step.build, parents, anew=anew)
+    work.listen(Progress(step.stage, "done", seconds=time.monotonic() - begin))
+    return entry
+
+
+def _folder(stage: Stage, out: Path) -> Path:
+    """Where a stage's files lie in the run directory."""
+    return out / "float" if stage == "export" else out
+
+
+def _verdict(work: Work) -> Verdict | None:
+    if "validate" not in work.entries:
+        return None
+    return Verdict.from_json(json.loads(work.file("validate", "verdict.json").read_bytes()))
+
+
+def _write_manifest(work: Work) -> None:
+    """Write `manifest.json`: every artifact so far, its digest, its parents' digests, the versions behind it."""
+    artifacts = [
+        Artifact(f"{stage}:{name}", str(_folder(stage, Path()) / name), fact.sha256, entry.parents, entry.key)
+        for stage, entry in work.entries.items()
+        for name, fact in sorted(entry.files.items())
+    ]
+    versions = {name: _version(name) for name in ("qonnx-pipe", *libraries(tuple(work.entries)))}
+    write_json(work.out / "manifest.json", Manifest(work.recipe.name, tuple(artifacts), versions).to_json())
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,102 @@
+"""Work: what a run has at hand: its recipe, the data, and what the stages before have made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from qonnx_pipe import data
+from qonnx_pipe.core.examples import Batch, Examples
+from qonnx_pipe.core.plan import QuantPlan
+from qonnx_pipe.pipeline.progress import Listener, Stage
+from qonnx_pipe.recipe import Recipe
+from qonnx_pipe.recipe.schema import Calibration
+from qonnx_pipe.source.checkpoint import Checkpoint, resolve
+from qonnx_pipe.store import Entry, Store
+
+FLOAT = "model.onnx"
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json")
+"""Files of an export that decide how a text becomes tokens and padding."""
+
+
+@dataclass
+class Work:
+    """A run under way; checkpoint and data are read when a stage first asks for them."""
+
+    recipe: Recipe
+    out: Path
+    listen: Listener
+    store: Store
+    entries: dict[Stage, Entry] = field(default_factory=dict)
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The recipe's model."""
+        model = self.recipe.model
+        return resolve(model.location, revision=model.revision, allow_pickle=model.allow_pickle)
+
+    @cached_property
+    def calibration(self) -> Examples:
+        """The examples that ranges are taken from."""
+        return _examples(self.recipe.data.calibration)
+
+    @cached_property
+    def evaluation(self) -> Examples:
+        """The examples that the models are judged on."""
+        return _examples(self.recipe.data.evaluation)
+
+    @cached_property
+    def plan(self) -> QuantPlan:
+        """What the plan stage decided."""
+        return QuantPlan.from_json(json.loads(self.file("plan", "plan.json").read_bytes()))
+
+    @property
+    def float_model(self) -> Path:
+        """What the export stage made."""
+        return self.file("export", FLOAT)
+
+    def file(self, stage: Stage, name: str) -> Path:
+        """A file that a stage made, in the store."""
+        return self.entries[stage].path(name)
+
+    def digests(self, stage: Stage, *names: str) -> dict[str, str]:
+        """SHA-256 by "stage/name" of those `names` that the stage made; without names, of all its files."""
+        files = self.entries[stage].files
+        return {f"{stage}/{name}": files[name].sha256 for name in names or files if name in files}
+
+    def batches(self, examples: Examples, choice: Calibration, *, sort: bool) -> list[Batch]:
+        """The examples as inputs of the float model."""
+        from qonnx_pipe.graph.summary import summarise
+
+        names = [port.name for port in summarise(self.float_model).inputs]
+        sizes = {"batch_size": choice.batch_size, "max_length": choice.max_length}
+        return data.batches(examples, self.file("export", TOKENIZER[0]), names, **sizes, sort=sort)
+
+
+def libraries(stages: Sequence[Stage]) -> tuple[str, ...]:
+    """Distributions whose version can change what the stages make."""
+    return tuple(sorted({name for stage in stages for name in _LIBRARIES[stage]}))
+
+
+_LIBRARIES: dict[Stage, tuple[str, ...]] = {
+    "export": ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnx-ir", "onnxsim", "onnxscript"),
+    "plan": ("onnx", "onnx-ir"),
+    "calibrate": ("onnxruntime", "onnx", "onnx-ir", "tokenizers", "numpy"),
+    "quantize": ("onnx", "onnx-ir", "numpy"),
+    "validate": ("onnxruntime", "tokenizers", "numpy"),
+    "report": ("jinja2",),
+}
+
+
+def _examples(choice: Calibration) -> Examples:
+    return data.load(
+        choice.location,
+        split=choice.split,
+        samples=choice.samples,
+        seed=choice.seed,
+        text_column=choice.text_column,
+        label_column=choice.label_column,
+    )
