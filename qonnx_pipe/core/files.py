@@ -52,7 +52,7 @@ def atomic_directory_write(folder: Path, size: int = 0) -> Iterator[Path]:
     Raises as `writing` does.
     """
     with writing(folder, size):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         _remove_abandoned(folder)
         scratch = folder / f"{SCRATCH}{secrets.token_hex(6)}"
         scratch.mkdir()
@@ -66,6 +66,15 @@ def atomic_directory_write(folder: Path, size: int = 0) -> Iterator[Path]:
                 sync(folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it. Raises as `writing` does; UsageError too where there can be none."""
+    with writing(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:
+            raise UsageError("no folder can be made there", where=str(folder), fix="name another place") from error
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

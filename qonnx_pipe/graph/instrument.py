@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,10 @@ import onnx_ir as ir
 
 from qonnx_pipe.core.site import Site, SiteMap
 from qonnx_pipe.core.statistics import Requests
+from qonnx_pipe.errors import ModelError
 from qonnx_pipe.graph import io
 from qonnx_pipe.graph.lowerings.emit import Emitter
+from qonnx_pipe.graph.passes.infer_shapes import InferShapes
 
 MASK_INPUT = "attention_mask"
 FAR = np.float32(3.0e38)
@@ -23,13 +25,13 @@ FAR = np.float32(3.0e38)
 class Outlets:
     """Names of the outputs that one site got; `values` None unless its values were asked for.
 
-    `sums` are over the last axis: NaN where a row of the tensor holds one, which the extremes do not tell. `pairwise`
-    as in Site.
+    `sums` are over the last axis, which stays with size 1; None but for the last site of each layer. `pairwise` as in
+    Site.
     """
 
     minimum: str
     maximum: str
-    sums: str
+    sums: str | None = None
     values: str | None = None
     pairwise: bool = False
 
@@ -55,20 +57,41 @@ def instrument(model: Path, sites: SiteMap, requests: Requests, target: Path) ->
     3. No mask input (images), or no token axis (pooled outputs): everything counts.
 
     Extremes are taken over the tokens of each example first, then over the batch: onnxruntime reduces a middle axis
-    four times as fast as a leading one. It also loses most NaN on the way: that is what the sums are for. Reductions
-    stand right behind what they read, so that data are still in the cache and memory is free again early. Raises what
-    `io.load` and `io.save` raise.
+    four times as fast as a leading one. Reductions stand right behind what they read, so that data are still in the
+    cache and memory is free again early.
+
+    Its ReduceMin and ReduceMax lose most NaN, while all operators of a transformer pass it on: the sums of the last
+    site of each layer tell whether there was one in the layer. Raises ModelError for a tensor of unknown rank, and
+    what `io.load` and `io.save` raise.
     """
     loaded = io.load(model)
     graph = loaded.graph
     outputs = tuple(str(output.name) for output in graph.outputs)
     values = {str(value.name): value for node in graph for value in node.outputs}
+    _require_shapes(loaded, [values[site.tensor] for site in sites.activations], model)
     wanted = {request.site for request in requests.items if request.histogram}
     probe = _Probe(graph)
-    outlets = {site.id: probe.outlets(site, values[site.tensor], site.id in wanted) for site in sites.activations}
+    last = {site.layer: site for site in sites.activations if not site.pairwise}
+    outlets = {
+        site.id: probe.outlets(
+            site, values[site.tensor], with_sums=last.get(site.layer) is site, with_values=site.id in wanted
+        )
+        for site in sites.activations
+    }
     probe.finish()
     io.save(loaded, target)
     return Instrumented(target, outlets, outputs)
+
+
+def _require_shapes(model: ir.Model, values: Sequence[ir.Value], path: Path) -> None:
+    """Infer what the file does not say; ModelError where that fails."""
+    if any(value.shape is None for value in values):
+        InferShapes()(model)
+    unknown = next((value for value in values if value.shape is None), None)
+    if unknown is not None:
+        raise ModelError(
+            f"the shape of {unknown.name!r} cannot be inferred", where=str(path), fix="write it with `qpipe export`"
+        )
 
 
 class _Probe:
@@ -101,17 +124,25 @@ class _Probe:
         (pairs,) = self.emit.node("Unsqueeze", (pairs, self._axes[1]), "observe_pairs")
         return penalty, pairs
 
-    def outlets(self, site: Site, value: ir.Value, with_values: bool) -> Outlets:
-        """Outputs with the site's extremes, sums and, if wanted, values."""
+    def outlets(self, site: Site, value: ir.Value, *, with_sums: bool, with_values: bool) -> Outlets:
+        """Outputs with the site's extremes and, if wanted, sums and values."""
+        assert value.shape is not None  # `instrument` asked for it
+        width = [1] if site.pairwise else value.shape[-1:]
         minimum, maximum = (self._extreme(site, value, operator) for operator in ("ReduceMin", "ReduceMax"))
-        (sums,) = self.emit.node("ReduceSum", (value, self._axes[-1]), f"{value.name}_sums", {"keepdims": 0})
-        for end in (minimum, maximum, sums):
-            end.type = ir.TensorType(ir.DataType.FLOAT)
-            self.graph.outputs.append(end)
-        if with_values and not value.is_graph_output():
-            self.graph.outputs.append(value)
-        values = str(value.name) if with_values else None
-        return Outlets(str(minimum.name), str(maximum.name), str(sums.name), values, site.pairwise)
+        found = Outlets(self._output(minimum, width), self._output(maximum, width), pairwise=site.pairwise)
+        if with_sums:
+            (sums,) = self.emit.node("ReduceSum", (value, self._axes[-1]), f"{value.name}_sums")
+            found = replace(found, sums=self._output(sums, [*value.shape[:-1], 1]))
+        if with_values:
+            found = replace(found, values=str(value.name))
+            if not value.is_graph_output():
+                self.graph.outputs.append(value)
+        return found
+
+    def _output(self, value: ir.Value, shape: Sequence[int | ir.SymbolicDim]) -> str:
+        value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(shape)
+        self.graph.outputs.append(value)
+        return str(value.name)
 
     def _extreme(self, site: Site, value: ir.Value, operator: str) -> ir.Value:
         rank = len(value.shape or ())
@@ -171,8 +202,8 @@ def _interleave(graph: ir.Graph, emitted: set[ir.Node]) -> None:
                 if not missing[reader]:
                     place(reader)
 
-    for node in nodes:
-        if node not in emitted or not any(value in computed for value in node.inputs):
-            place(node)
+    first = [node for node in nodes if node in emitted and not missing[node]]
+    for node in (*first, *(node for node in nodes if node not in emitted)):
+        place(node)
     graph.remove(nodes)
     graph.extend(order)

@@ -9,12 +9,13 @@ from importlib import metadata
 from pathlib import Path
 
 from qonnx_pipe.core.artifact import Artifact, Manifest
-from qonnx_pipe.core.files import write_json, writing
+from qonnx_pipe.core.files import make_folder, write_json
 from qonnx_pipe.core.verdict import Verdict
 from qonnx_pipe.pipeline.progress import STAGES, Listener, Progress, Stage
 from qonnx_pipe.pipeline.steps import STEPS, Step
 from qonnx_pipe.pipeline.work import Work, libraries
 from qonnx_pipe.recipe import Recipe
+from qonnx_pipe.runtime import providers
 from qonnx_pipe.store import Entry, Store
 
 __all__ = ["STAGES", "Listener", "Progress", "RunResult", "Stage", "run"]
@@ -46,10 +47,12 @@ def run(
     """Run the stages of `recipe` up to `last` and put their files into `out`; `first` and later ones are made anew.
 
     Every file of `out` is written whole or not at all, as soon as its stage is done; the verdict too when a gate is
-    missed. Raises what the stages raise; Interrupted or KeyboardInterrupt leave a run that the same call resumes.
+    missed. Raises ProviderError for an unknown provider before any work, and what the stages raise; Interrupted or
+    KeyboardInterrupt leave a run that the same call resumes.
     """
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+    for provider in recipe.validation.providers:
+        providers.check_name(provider)
+    make_folder(out)
     work = Work(recipe, out, listen, store or Store())
     recomputed: list[Stage] = []
     files: dict[Stage, tuple[Path, ...]] = {}

@@ -95,7 +95,7 @@ def read_table(path: Path) -> CalibrationTable:
         return _unpack(path)
     except DAMAGE as error:
         raise DataError(
-            f"not a calibration table ({error})", where=str(path), fix="make it again with `qpipe calibrate`"
+            "not a calibration table, or a damaged one", where=str(path), fix="make it again with `qpipe calibrate`"
         ) from error
 
 
@@ -115,16 +115,17 @@ def _with(
 def _check_numbers(values: Arrays, instrumented: Instrumented, mask: Mask, *, number: int) -> None:
     """Raise NumericsError for the first site, or else output, that holds NaN or infinity at a token."""
     for site, outlets in instrumented.outlets.items():
-        sums = _of_tokens(values[outlets.sums], mask, pairwise=outlets.pairwise, reduced=True)
-        if not all(np.all(np.isfinite(seen)) for seen in (values[outlets.minimum], values[outlets.maximum], sums)):
-            raise _no_numbers(site, number)
+        ends = [values[outlets.minimum], values[outlets.maximum]]
+        if not np.all(np.isfinite(ends)):
+            raise _no_numbers(f"NaN or infinity in calibration batch {number}", site)
+        if outlets.sums is not None and np.any(np.isnan(_of_tokens(values[outlets.sums], mask))):
+            raise _no_numbers(f"NaN in calibration batch {number}, here or earlier in the layer", site)
     for name in instrumented.outputs:
         if not np.all(np.isfinite(_of_tokens(values[name], mask))):
-            raise _no_numbers(f"output {name}", number)
+            raise _no_numbers(f"NaN or infinity in calibration batch {number}", f"output {name}")
 
 
-def _no_numbers(where: str, number: int) -> NumericsError:
-    what = f"NaN or infinity in calibration batch {number}"
+def _no_numbers(what: str, where: str) -> NumericsError:
     return NumericsError(what, where=where, fix="check the model's weights, and the examples of this batch")
 
 
@@ -146,19 +147,17 @@ def _merged(before: SiteStatistics | None, batch: SiteStatistics) -> SiteStatist
     return SiteStatistics(before.minmax.merge(batch.minmax), running, histogram)
 
 
-def _of_tokens(array: Array, mask: Mask, *, pairwise: bool = False, reduced: bool = False) -> Array:
+def _of_tokens(array: Array, mask: Mask, *, pairwise: bool = False) -> Array:
     """What belongs to tokens: [tokens, d], or, of query-key pairs, what belongs to two tokens: [pairs, heads].
 
-    `reduced`: without the last axis (of pairs: the keys). Tensors without tokens stay whole.
+    Tensors without tokens stay whole.
     """
-    if mask is None:
+    if mask is None or not (pairwise or array.ndim == 3):
         return array
     keep = mask.astype(bool)
     if pairwise:
-        keep = keep if reduced else keep[:, :, None] & keep[:, None, :]
-        array = np.moveaxis(array.reshape(len(keep), -1, *keep.shape[1:]), 1, -1)
-    elif array.ndim != (2 if reduced else 3):
-        return array
+        array = np.moveaxis(array.reshape(len(keep), -1, *array.shape[-2:]), 1, -1)
+        keep = keep[:, :, None] & keep[:, None, :]
     tokens: Array = array[keep]
     return tokens
 

@@ -11,7 +11,7 @@ from qonnx_pipe.core.site import EMBEDDING_TABLES, Site, SiteMap, Skipped
 from qonnx_pipe.core.spec import QuantSpec
 from qonnx_pipe.errors import ModelError, Problem, RecipeError
 from qonnx_pipe.graph import io, smooth
-from qonnx_pipe.graph.sites import find_sites
+from qonnx_pipe.graph.sites import find_sites, has_other_readers
 from qonnx_pipe.recipe import Choice, Recipe, resolve
 from qonnx_pipe.recipe.quantize import Quantize
 
@@ -30,7 +30,7 @@ def plan_stage(recipe: Recipe, model: Path) -> QuantPlan:
     entries: list[PlanEntry] = []
     skipped = list(sites.unplaced)
     for choice in resolve(recipe, sites):
-        entry = _entry(choice, recipe.quantize)
+        entry = _tied(loaded, choice.site) or _entry(choice, recipe.quantize)
         if isinstance(entry, Skipped):
             skipped.append(entry)
             entry = PlanEntry(choice.site, None, "float", choice.rule, entry.reason)
@@ -104,6 +104,13 @@ def _weight_obstacle(site: Site, spec: QuantSpec) -> str:
     if spec.granularity == PerChannel(0):
         return "one scale an input channel cannot run: the CPU kernel wants scales along the output; kept float"
     return ""
+
+
+def _tied(model: io.Model, site: Site) -> Skipped | None:
+    """Skipped for a table that something else reads too: its codes would come on top of the float table."""
+    if site.role not in EMBEDDING_TABLES or not has_other_readers(model, site):
+        return None
+    return Skipped(site.id, "a tied table: the head reads it in float, so that codes would come on top; kept float")
 
 
 def _smoothing_obstacle(model: io.Model, entry: PlanEntry) -> str:

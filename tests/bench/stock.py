@@ -17,7 +17,8 @@ from onnxruntime.quantization import (
 
 from qonnx_pipe.core.examples import Batch
 
-MATMULS = ["MatMul", "Gemm"]
+STATIC = {"static MatMul": ["MatMul", "Gemm"], "static default": None}
+"""Name → the operators that are quantized; None: all that ONNX Runtime quantizes by default."""
 
 
 class Reader(CalibrationDataReader):
@@ -38,6 +39,7 @@ def stock(model: Path, batches: Sequence[Batch], folder: Path) -> dict[str, Path
     """
     folder.mkdir(parents=True, exist_ok=True)
     logging.getLogger().setLevel(logging.ERROR)  # a hint at every run to preprocess what is simplified already
+    np.seterr(invalid="ignore")  # its default operators take in sites that are infinite at padded tokens
     found = {f"ORT {name}": folder / f"{name.replace(' ', '-')}.onnx" for name in ("dynamic", *STATIC)}
     if not found["ORT dynamic"].exists():
         quantize_dynamic(model, found["ORT dynamic"], per_channel=True, weight_type=QuantType.QInt8)
@@ -54,7 +56,3 @@ def stock(model: Path, batches: Sequence[Batch], folder: Path) -> dict[str, Path
                 weight_type=QuantType.QInt8,
             )
     return found
-
-
-STATIC = {"static MatMul": MATMULS, "static default": None}
-"""Name → the operators that are quantized; None: all that ONNX Runtime quantizes by default."""

@@ -12,7 +12,7 @@ from qonnx_pipe.graph.sites.encoder import place_layer, place_tail
 from qonnx_pipe.graph.sites.leftovers import leftovers
 from qonnx_pipe.graph.walk import is_constant, linears
 
-__all__ = ["find_sites"]
+__all__ = ["find_sites", "has_other_readers"]
 
 
 def find_sites(model: ir.Model) -> SiteMap:
@@ -47,3 +47,8 @@ def _ordered(graph: ir.Graph, sites: tuple[Site, ...]) -> tuple[Site, ...]:
         for output in node.outputs:
             position.setdefault(str(output.name), 2 * index + 1)
     return tuple(sorted(sites, key=lambda site: position.get(site.tensor, -1)))
+
+
+def has_other_readers(model: ir.Model, site: Site) -> bool:
+    """Whether a node that is not among those that the site feeds reads the weight or table of `site`."""
+    return any(usage.node.name not in site.feeds for usage in model.graph.initializers[site.tensor].uses())

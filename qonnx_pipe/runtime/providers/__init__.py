@@ -31,13 +31,18 @@ def known() -> tuple[str, ...]:
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 
-def find(name: str) -> Provider:
-    """The provider of that name, installed or not; ProviderError for a name that no file has."""
+def check_name(name: str) -> None:
+    """ProviderError for a name that no file has; imports nothing."""
     if name not in known():
         raise ProviderError(
             f"unknown execution provider {name!r}",
             fix=f"use one of {', '.join(known())}; `qpipe providers` says how to get each",
         )
+
+
+def find(name: str) -> Provider:
+    """The provider of that name, installed or not; errors as in `check_name`."""
+    check_name(name)
     return cast(Provider, importlib.import_module(f"{__name__}.{name}").PROVIDER)
 
 

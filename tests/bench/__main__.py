@@ -1,0 +1,41 @@
+"""Run benchmarks by name (all by default), then one table of every bound: python -m tests.bench speed rerun."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+
+from tests.bench import calibration, quantizing, rerun, speed
+from tests.bench.outcome import Outcome, bounds_table, record
+
+BENCHMARKS: Mapping[str, Callable[[int], Outcome]] = {
+    "quality": rerun.quality,
+    "rerun": rerun.rerun,
+    "speed": speed.minilm,
+    "speed-base": speed.bert_base,
+    "calibration": calibration.duration,
+    "memory": calibration.memory,
+    "quantizing": quantizing.quantizing,
+}
+
+
+def main() -> int:
+    """0 when every bound is met, 1 otherwise."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds of each race (default 9)")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - BENCHMARKS.keys():
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
+    bounds = []
+    for name in arguments.names or BENCHMARKS:
+        outcome = BENCHMARKS[name](arguments.rounds)
+        record(outcome)
+        bounds += outcome.bounds
+    print(bounds_table(bounds))
+    return 0 if all(bound.met for bound in bounds) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
