@@ -51,3 +51,22 @@ def export_result(checkpoint: Callable[..., Path], tmp_path_factory: pytest.Temp
 def exported(export_result: Callable[..., Any]) -> Callable[..., Path]:
     """`exported(family, task=None)`: the simplified ONNX file that reads the user's input."""
     return lambda family, task=None: export_result(family, task).model
+
+
+@pytest.fixture(scope="session")
+def project(checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """`project(family="bert", task="text-classification")`: a Project with a finished run, made at its first use."""
+    from qonnx_pipe import pipeline
+    from qonnx_pipe.recipe import load
+    from qonnx_pipe.store import Store
+    from tests.zoo.projects import make_project
+
+    root = tmp_path_factory.mktemp("projects")
+
+    @cache
+    def of(family: str = "bert", task: str = "text-classification") -> Any:
+        made = make_project(root / f"{family}-{task}", checkpoint(family, task), task)
+        pipeline.run(load(made.recipe), made.out, lambda _: None, store=Store(made.cache))
+        return made
+
+    return of

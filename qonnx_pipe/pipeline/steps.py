@@ -38,22 +38,23 @@ class Step:
 
 def export(work: Work) -> Step:
     """Checkpoint → float model, tokenizer, configuration."""
-    model, source = work.recipe.model, work.checkpoint.source
+    model = work.recipe.model
 
     def build(folder: Path) -> None:
         from qonnx_pipe.stages.export import export_stage
 
         export_stage(
-            source,
+            model.location,
             model.task,
             folder,
+            name=model.source,
             opset=model.opset,
             revision=model.revision,
             trust_remote_code=model.trust_remote_code,
             allow_pickle=model.allow_pickle,
         )
 
-    config = [source, model.task, model.opset, model.trust_remote_code]
+    config = [model.source, model.task, model.opset, model.trust_remote_code]
     return Step("export", config, {"checkpoint": work.checkpoint.sha256}, build)
 
 

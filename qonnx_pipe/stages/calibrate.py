@@ -198,7 +198,7 @@ def _pack(table: CalibrationTable) -> bytes:
 
 
 def _unpack(path: Path) -> CalibrationTable:
-    with np.load(path, allow_pickle=False) as stored:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
     facts = json.loads(str(arrays.pop(PROVENANCE)))
     return CalibrationTable.from_arrays(arrays, Provenance(**facts))

@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -82,6 +82,7 @@ def export_stage(
     task: str,
     out_dir: Path,
     *,
+    name: str | None = None,
     opset: int = 21,
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -94,10 +95,12 @@ def export_stage(
     `max_error` limits the difference of any output from torch's in float32, relative to the largest output where that
     is above 1 (MobileBERT's reach millions); the default leaves room for another order of summation in deep models
     (measured: below 3e-5 in all families), none for a wrong graph.
+    `name` is what the files call the source: as the user wrote it, so that equal inputs make equal bytes anywhere.
     All files appear at once, or none. Raises ModelError over the limit, and what `resolve`, `source.export` and
     `simplify` raise.
     """
     checkpoint = resolve(source, revision=revision, allow_pickle=allow_pickle)
+    checkpoint = replace(checkpoint, source=name or source)
     with atomic_directory_write(out_dir) as scratch, tempfile.TemporaryDirectory(prefix="qpipe-export-") as raw:
         exported = export(
             checkpoint, task, Path(raw), opset=opset, trust_remote_code=trust_remote_code, with_past=with_past

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from qonnx_pipe import __version__
 from qonnx_pipe.core.encoding import Encoding, FloatArray
+from qonnx_pipe.core.granularity import PerTensor
 from qonnx_pipe.core.plan import PlanEntry, QuantPlan
 from qonnx_pipe.core.statistics import CalibrationTable, SiteStatistics
 from qonnx_pipe.errors import DataError
@@ -88,9 +89,9 @@ def _encode(entry: PlanEntry, statistics: SiteStatistics) -> Encoding:
     try:
         return encode_activation(statistics, spec, site=site)
     except ValueError as error:
-        raise DataError(
-            f"{site}: {error}", fix=f"calibrate with what range {spec.range!r} needs: `qpipe calibrate --recipe`"
-        ) from error
+        channels = "tensor" if isinstance(spec.granularity, PerTensor) else "embedding"
+        fix = f"calibrate with what range {spec.range!r} needs: `qpipe calibrate --histogram {channels}`"
+        raise DataError(str(error), where=site, fix=fix) from error
 
 
 def _weight(entry: PlanEntry, weight: npt.NDArray[np.generic]) -> tuple[Encoding, npt.NDArray[np.generic]]:

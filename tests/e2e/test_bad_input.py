@@ -14,29 +14,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from qonnx_pipe.cli import main
-
-TEXTS = [
-    ("good film after all", "positive"),
-    ("bad old match", "negative"),
-    ("new people play for the market", "positive"),
-    ("long year and no money", "negative"),
-] * 6
-
-RECIPE = """\
-version: 1
-name: tiny
-model: {source: checkpoint, task: text-classification}
-data:
-  calibration: {source: texts.csv, split: all, max_length: 16, batch_size: 4}
-  evaluation: {source: texts.csv, split: all, max_length: 16}
-validate: {latency: {shapes: []}}
-"""
+from tests.e2e.tiny import RECIPE, TEXTS, write_csv
 
 Run = Callable[..., int]
-
-
-def write_csv(path: Path, rows: list[tuple[str, str]]) -> None:
-    path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
 
 
 @pytest.fixture(scope="module")

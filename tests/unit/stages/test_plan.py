@@ -1,0 +1,195 @@
+"""The plan says of every site what it becomes, in which form, and why; and refuses what cannot be."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from qonnx_pipe.core.plan import PlanEntry, QuantPlan
+from qonnx_pipe.errors import ModelError, NumericsError, RecipeError
+from qonnx_pipe.recipe import load
+from qonnx_pipe.stages.plan import plan_stage, sites_of
+from tests.unit.recipe.texts import PLAIN, written
+from tests.zoo import graphs
+
+pytestmark = pytest.mark.export
+RULE = "  rules:\n    - match: {match}\n      {change}\n"
+
+
+@pytest.fixture
+def planned(tmp_path: Path, exported: Callable[..., Path]) -> Callable[..., QuantPlan]:
+    def of(quantize: str = "", family: str = "bert") -> QuantPlan:
+        text = PLAIN + (f"quantize:\n{quantize}" if quantize else "")
+        return plan_stage(load(written(tmp_path, text)), exported(family))
+
+    return of
+
+
+def rule(match: str, change: str, before: str = "") -> str:
+    return before + RULE.format(match=match, change=change)
+
+
+def entries(plan: QuantPlan) -> dict[str, PlanEntry]:
+    return {entry.site.id: entry for entry in plan.entries}
+
+
+def reasons(plan: QuantPlan) -> dict[str, str]:
+    return {skip.site: skip.reason for skip in plan.skipped}
+
+
+def test_every_site_has_an_entry_and_a_form(planned, exported) -> None:
+    plan = planned()
+    sites = sites_of(exported("bert"))
+    assert [entry.site for entry in plan.entries] == list(sites.sites)
+    assert plan.skipped == ()
+    for entry in plan.entries:
+        if entry.site.role.value.startswith("embedding.") and entry.site.is_weight:
+            assert (entry.lowering, entry.rule) == ("gather_dq", "embeddings")
+        elif entry.site.is_weight:
+            assert (entry.lowering, entry.rule) == ("integer", "weights")
+        elif entry.site.feeds:
+            assert (entry.lowering, entry.rule, entry.reason) == ("qdq", "activations", "")
+        else:
+            assert (entry.spec, entry.lowering) == (None, "float")
+            assert "only what enters a weight MatMul" in entry.reason
+
+
+def test_full_placement_leaves_nothing_float(planned) -> None:
+    plan = planned("  placement: full\n")
+    assert all(entry.spec is not None for entry in plan.entries)
+
+
+def test_a_rule_leaves_float_and_is_named(planned) -> None:
+    plan = planned(rule("{layer: 1}", "float: true"))
+    by_site = entries(plan)
+    entry = by_site["layer.1/weight[ffn.output]"]
+    assert (entry.spec, entry.lowering, entry.rule) == (None, "float", "rules[0]")
+    assert entry.reason == "the recipe leaves it float"
+    assert by_site["layer.0/weight[ffn.output]"].spec is not None
+    assert plan.skipped == (), "a wish is no skip"
+
+
+def test_groups_are_split(planned) -> None:
+    plan = planned(rule("{role: ffn.input}", "activations: {granularity: {per_embedding_group: 4}, permute: range}"))
+    assert entries(plan)["layer.0/ffn.input"].lowering == "split"
+    assert entries(plan)["layer.0/attention.context"].lowering == "qdq"
+
+
+def test_weights_keep_the_form_that_the_recipe_names(planned) -> None:
+    assert entries(planned("  matmul: qdq\n"))["layer.0/weight[ffn.output]"].lowering == "qdq"
+
+
+@pytest.mark.parametrize(
+    ("match", "change", "site", "reason"),
+    [
+        ("{role: embedding.word}", "weights: {dtype: int4}", "embedding.word", "int4 weights are not packed yet"),
+        (
+            "{role: ffn.output}",
+            "weights: {granularity: {per_group: 16}}",
+            "layer.1/weight[ffn.output]",
+            "no integer kernel at 8 bits",
+        ),
+        (
+            "{role: embedding.word}",
+            "weights: {granularity: per_row, symmetric: false}",
+            "embedding.word",
+            "one scale a row needs a symmetric type",
+        ),
+        (
+            "{role: ffn.output}",
+            "weights: {granularity: per_row}",
+            "layer.0/weight[ffn.output]",
+            "the CPU kernel wants scales along the output",
+        ),
+    ],
+)
+def test_a_weight_without_a_lowering_is_skipped_with_its_reason(
+    planned, match: str, change: str, site: str, reason: str
+) -> None:
+    plan = planned(rule(match, change))
+    assert reason in reasons(plan)[site]
+    entry = entries(plan)[site]
+    assert (entry.spec, entry.lowering, entry.rule) == (None, "float", "rules[0]")
+    assert entry.reason == reasons(plan)[site]
+
+
+def test_a_table_with_one_symmetric_scale_a_row_is_no_skip(planned) -> None:
+    plan = planned(rule("{role: embedding.word}", "weights: {granularity: per_row}"))
+    assert plan.skipped == ()
+    assert entries(plan)["embedding.word"].lowering == "gather_dq"
+
+
+@pytest.mark.parametrize(
+    ("role", "change", "reason"),
+    [
+        ("ffn.input", "smooth: 0.5, range: mse", "a mse range does not tell the dimensions apart"),
+        ("attention.context", "smooth: 0.5", "it is not the output of a LayerNormalization"),
+        ("ffn.output", "smooth: 0.5", "no weight MatMul reads it"),
+    ],
+)
+def test_smoothing_that_cannot_be_is_left_out_and_told(planned, role: str, change: str, reason: str) -> None:
+    plan = planned(rule(f"{{role: {role}}}", f"activations: {{{change}}}", "  placement: full\n"))
+    assert reason in reasons(plan)[f"layer.0/{role}"]
+    entry = entries(plan)[f"layer.0/{role}"]
+    assert entry.spec is not None, "only the smoothing is left out"
+    assert entry.spec.smooth == 0.0
+
+
+def test_smoothing_that_can_be(planned) -> None:
+    plan = planned(rule("{role: ffn.input}", "activations: {smooth: 0.5}"))
+    assert plan.skipped == ()
+    assert entries(plan)["layer.1/ffn.input"].spec.smooth == 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "note"),
+    [
+        ("  activations: {dtype: uint16}\n", "16-bit activations: the CPU provider runs"),
+        ("  matmul: qdq\n  activations: {dtype: int8}\n", "signed activations that feed several MatMuls stay float"),
+    ],
+)
+def test_what_will_run_slowly_is_noted(planned, settings: str, note: str) -> None:
+    entry = entries(planned(settings))["layer.0/layer.output"]
+    assert len(entry.site.feeds) == 3
+    assert note in entry.reason
+
+
+def test_what_has_no_role_is_told(planned) -> None:
+    plan = planned(family="deberta-v2")
+    assert any("relative positions" in reason for reason in reasons(plan).values())
+
+
+def test_a_target_without_lowerings_is_refused_with_its_line(planned) -> None:
+    with pytest.raises(RecipeError) as caught:
+        planned("  target: qnn\n")
+    (problem,) = caught.value.problems
+    assert (problem.key, problem.what) == ("quantize.target", "no lowerings for 'qnn' yet")
+    assert problem.where.rpartition(":")[2].isdigit()
+    assert "cpu" in problem.fix
+
+
+def test_a_rule_that_matches_nothing_is_refused(planned) -> None:
+    with pytest.raises(RecipeError, match="matches nothing"):
+        planned(rule("{node: no-such-*}", "float: true"))
+
+
+def test_a_graph_without_attention_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no recognised site") as caught:
+        sites_of(graphs.float_matmul(tmp_path / "mlp.onnx"))
+    assert caught.value.where.endswith("mlp.onnx")
+    assert "qpipe export" in caught.value.fix
+
+
+def test_weights_with_nan_are_refused_by_name(exported, tmp_path: Path) -> None:
+    model = onnx.load(exported("bert"))
+    weight = next(entry for entry in model.graph.initializer if len(entry.dims) == 2)
+    values = numpy_helper.to_array(weight).copy()
+    values[1, 1] = np.nan
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    onnx.save(model, tmp_path / "broken.onnx")
+    with pytest.raises(NumericsError) as caught:
+        sites_of(tmp_path / "broken.onnx")
+    assert weight.name in caught.value.what

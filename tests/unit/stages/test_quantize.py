@@ -1,0 +1,145 @@
+"""Statistics become encodings and a file: as the formulas say, and nothing but the weights' form changes outside."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import numpy_helper
+
+from qonnx_pipe.core.encoding import Encoding
+from qonnx_pipe.core.plan import QuantPlan
+from qonnx_pipe.core.statistics import CalibrationTable, MinMax, Provenance, RunningMinMax, SiteStatistics
+from qonnx_pipe.errors import DataError, NumericsError
+from qonnx_pipe.recipe import load
+from qonnx_pipe.stages.plan import plan_stage
+from qonnx_pipe.stages.quantize import quantize_stage
+from tests.unit.recipe.texts import PLAIN, written
+
+pytestmark = pytest.mark.export
+PROVENANCE = Provenance("0" * 64, "1" * 64, 8, 2, 60, 4, 16)
+
+
+@pytest.fixture
+def planned(tmp_path: Path, exported: Callable[..., Path]) -> Callable[..., tuple[Path, QuantPlan]]:
+    def of(quantize: str = "") -> tuple[Path, QuantPlan]:
+        text = PLAIN + (f"quantize:\n{quantize}" if quantize else "")
+        model = exported("bert", "text-classification")
+        return model, plan_stage(load(written(tmp_path, text)), model)
+
+    return of
+
+
+def invented(plan: QuantPlan) -> CalibrationTable:
+    """Every dimension j of every site lies in [-1 - j/10, 2 + j/10]; the running extremes are half as wide."""
+    sites = {}
+    for site in plan.sites.activations:
+        step = np.arange(1 if site.pairwise else max(1, site.width), dtype=np.float32) / 10
+        low, high = -1 - step, 2 + step
+        running = RunningMinMax(low / 2, high / 2, np.float32(low.min() / 2), np.float32(high.max() / 2))
+        sites[site.id] = SiteStatistics(MinMax(low, high), running)
+    return CalibrationTable(sites, PROVENANCE)
+
+
+def test_activations_are_encoded_by_their_extremes(planned, tmp_path: Path) -> None:
+    model, plan = planned("  activations: {range: minmax}\n")
+    encodings = quantize_stage(model, plan, invented(plan), tmp_path / "q.onnx")
+    wanted = {entry.site.id for entry in plan.quantized if not entry.site.is_weight}
+    assert set(encodings.activations) == wanted
+    found = encodings.activations["layer.0/ffn.input"]  # 32 dimensions: [-4.1, 5.1]
+    assert float(found.scale) == pytest.approx(9.2 / 255, rel=1e-6)
+    assert int(found.zero_point) == round(4.1 / (9.2 / 255))
+
+
+def test_the_range_method_is_obeyed(planned, tmp_path: Path) -> None:
+    model, plan = planned("  activations: {range: running_minmax}\n")
+    found = quantize_stage(model, plan, invented(plan), tmp_path / "q.onnx").activations["layer.0/ffn.input"]
+    assert float(found.scale) == pytest.approx(4.6 / 255, rel=1e-6)
+
+
+def test_weights_are_encoded_channel_by_channel(planned, tmp_path: Path) -> None:
+    model, plan = planned()
+    found = quantize_stage(model, plan, invented(plan), tmp_path / "q.onnx").weights
+    assert set(found) == {entry.site.id for entry in plan.quantized if entry.site.is_weight}
+    site = plan.sites.by_id["layer.1/weight[ffn.output]"]
+    arrays = {entry.name: numpy_helper.to_array(entry) for entry in onnx.load(model).graph.initializer}
+    expected = np.abs(arrays[site.tensor]).max(axis=0) / 127
+    np.testing.assert_allclose(found[site.id].scale, expected, rtol=1e-6)
+
+
+def test_what_a_caller_sees_of_the_file_stays(planned, tmp_path: Path) -> None:
+    model, plan = planned()
+    quantize_stage(model, plan, invented(plan), tmp_path / "q.onnx", metadata={"qonnx_pipe.recipe": "mine"})
+    before, after = onnx.load(model), onnx.load(tmp_path / "q.onnx")
+    assert after.graph.input == before.graph.input
+    assert after.graph.output == before.graph.output
+    metadata = {entry.key: entry.value for entry in after.metadata_props}
+    assert metadata == {entry.key: entry.value for entry in before.metadata_props} | {"qonnx_pipe.recipe": "mine"}
+    assert (after.producer_name, after.ir_version) == ("qonnx-pipe", before.ir_version)
+    session = ort.InferenceSession(tmp_path / "q.onnx", providers=["CPUExecutionProvider"])
+    ids = np.ones((2, 5), np.int64)
+    (logits,) = session.run(None, {port.name: ids for port in session.get_inputs()})
+    assert np.isfinite(logits).all()
+    assert logits.shape == (2, 2)
+
+
+def test_the_same_inputs_give_the_same_bytes(planned, tmp_path: Path) -> None:
+    model, plan = planned()
+    first, second = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    for target in (first, second):
+        quantize_stage(model, plan, invented(plan), target)
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_smoothing_divides_statistics_and_is_written_down(planned, tmp_path: Path) -> None:
+    rules = "  rules:\n    - match: {role: ffn.input}\n      activations: {smooth: 1.0}\n"
+    model, plan = planned(rules)
+    encodings = quantize_stage(model, plan, invented(plan), tmp_path / "q.onnx")
+    assert set(encodings.smoothing) == {"layer.0/ffn.input", "layer.1/ffn.input"}
+    magnitude = 2 + np.arange(32) / 10
+    np.testing.assert_allclose(encodings.smoothing["layer.0/ffn.input"], magnitude, rtol=1e-6)
+    # after the division every dimension reaches 1 above; below, the first one reaches furthest: -1/2, the last -4.1/5.1
+    found = encodings.activations["layer.0/ffn.input"]
+    assert float(found.scale) == pytest.approx((1 + 4.1 / 5.1) / 255, rel=1e-5)
+
+
+def test_encodings_survive_json(planned, tmp_path: Path) -> None:
+    model, plan = planned()
+    encodings = quantize_stage(model, plan, invented(plan), tmp_path / "q.onnx")
+    plain = json.loads(json.dumps(encodings.to_json(), allow_nan=False))
+    assert plain["version"] == 1
+    for kind in ("activations", "weights"):
+        for site, encoding in getattr(encodings, kind).items():
+            back = Encoding.from_json(plain[kind][site])
+            np.testing.assert_array_equal(back.scale, encoding.scale)
+            np.testing.assert_array_equal(back.zero_point, encoding.zero_point)
+
+
+def test_a_table_without_a_site_is_refused(planned, tmp_path: Path) -> None:
+    model, plan = planned()
+    table = invented(plan)
+    sites = {site: seen for site, seen in table.sites.items() if site != "layer.1/ffn.input"}
+    with pytest.raises(DataError, match=r"no statistics of layer\.1/ffn\.input") as caught:
+        quantize_stage(model, plan, CalibrationTable(sites, PROVENANCE), tmp_path / "q.onnx")
+    assert "qpipe calibrate" in caught.value.fix
+    assert not (tmp_path / "q.onnx").exists()
+
+
+def test_a_table_without_a_statistic_is_refused_with_the_option_that_gives_it(planned, tmp_path: Path) -> None:
+    model, plan = planned("  activations: {range: percentile}\n")
+    with pytest.raises(DataError) as caught:
+        quantize_stage(model, plan, invented(plan), tmp_path / "q.onnx")
+    assert "percentile" in str(caught.value)
+    assert "--histogram tensor" in caught.value.fix
+
+
+def test_nan_in_statistics_is_refused_by_site(planned, tmp_path: Path) -> None:
+    model, plan = planned()
+    table = invented(plan)
+    table.sites["layer.0/ffn.input"].minmax.maximum[3] = np.nan
+    with pytest.raises(NumericsError) as caught:
+        quantize_stage(model, plan, table, tmp_path / "q.onnx")
+    assert caught.value.where == "layer.0/ffn.input"

@@ -1,0 +1,244 @@
+"""The pipeline recomputes what a change concerns and nothing else, survives damage, and says what came from what."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+import pytest
+
+from qonnx_pipe import pipeline
+from qonnx_pipe.core.artifact import sha256_file
+from qonnx_pipe.errors import ModelError
+from qonnx_pipe.pipeline import STAGES, Progress, RunResult
+from qonnx_pipe.recipe import load
+from qonnx_pipe.store import Store
+from tests.zoo.projects import Project, make_project, table
+
+pytestmark = pytest.mark.export
+
+
+@dataclass
+class Runner:
+    """Runs a copy of a finished project again; `heard` is what the last run told."""
+
+    project: Project
+    heard: list[Progress] = field(default_factory=list)
+
+    def run(self, *overrides: str, out: Path | None = None, **options: object) -> RunResult:
+        self.heard = []
+        recipe = load(self.project.recipe, overrides)
+        store = Store(self.project.cache)
+        return pipeline.run(recipe, out or self.project.out, self.heard.append, store=store, **options)
+
+    def bytes(self, out: Path | None = None) -> dict[str, bytes]:
+        root = out or self.project.out
+        return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def runner(project: Callable[..., Project], tmp_path: Path) -> Runner:
+    return Runner(project().copy_of_the_run(tmp_path))
+
+
+def kinds(heard: Sequence[Progress], stage: str) -> list[str]:
+    return [progress.kind for progress in heard if progress.stage == stage]
+
+
+def test_a_second_run_takes_everything_from_the_store(runner: Runner) -> None:
+    before = runner.bytes()
+    result = runner.run()
+    assert result.recomputed == ()
+    assert result.damaged == ()
+    assert [(progress.stage, progress.kind) for progress in runner.heard] == [(stage, "cached") for stage in STAGES]
+    assert runner.bytes() == before
+    assert result.verdict is not None
+    assert result.verdict.passed
+
+
+def test_another_run_directory_gets_the_same_files(runner: Runner, tmp_path: Path) -> None:
+    assert runner.run(out=tmp_path / "other").recomputed == ()
+    assert runner.bytes(tmp_path / "other") == runner.bytes()
+
+
+@pytest.mark.parametrize(
+    ("override", "recomputed"),
+    [
+        ("validate.gates.agreement=0.4", ("validate", "report")),
+        ("data.evaluation.samples=9", ("validate", "report")),
+        ("data.evaluation.max_length=12", ("validate", "report")),
+        ("quantize.rules[0].activations={symmetric: true, range: mse}", ("plan", "quantize", "validate", "report")),
+        ("quantize.weights.dtype=uint8", ("plan", "quantize", "validate", "report")),
+        ("data.calibration.samples=20", STAGES[2:]),
+        ("data.calibration.seed=1", STAGES[2:]),
+        ("data.calibration.batch_size=6", STAGES[2:]),
+        ("data.calibration.max_length=20", STAGES[2:]),
+        ("quantize.rules[0].match.role=ffn.activation", STAGES[1:]),
+        ("name=other", ("quantize", "validate", "report")),
+    ],
+)
+def test_a_change_recomputes_what_it_concerns(runner: Runner, override: str, recomputed: tuple[str, ...]) -> None:
+    assert runner.run(override).recomputed == recomputed
+    assert runner.run(override).recomputed == ()
+    assert runner.run().recomputed == (), "the entries of the first run are still there"
+
+
+def test_other_evaluation_texts_recompute_the_verdict_alone(runner: Runner, tmp_path: Path) -> None:
+    other = table(tmp_path / "other.csv", seed=5)
+    result = runner.run(f"data.evaluation.source={other}")
+    assert result.recomputed == ("validate", "report")
+    other.write_text(other.read_text().replace("positive", "negative"))
+    assert runner.run(f"data.evaluation.source={other}").recomputed == ("validate", "report"), "bytes count, not names"
+
+
+def test_the_same_texts_elsewhere_are_the_same(runner: Runner, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.csv"
+    copy.write_bytes((runner.project.folder / "data.csv").read_bytes())
+    assert runner.run(f"data.evaluation.source={copy}", f"data.calibration.source={copy}").recomputed == ()
+
+
+def test_two_models_never_share_an_entry(
+    project: Callable[..., Project], runner: Runner, checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The same configuration, one weight's last bit apart."""
+    import shutil
+
+    copy = shutil.copytree(checkpoint("bert", "text-classification"), tmp_path / "checkpoint")
+    weights = copy / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-4] ^= 1
+    weights.write_bytes(content)
+    before = {name: entry for name, entry in keys(runner.project.out).items()}
+    result = runner.run(f"model.source={copy}")
+    assert result.recomputed == STAGES
+    after = keys(runner.project.out)
+    assert after.keys() == before.keys()
+    assert not set(after.values()) & set(before.values())
+
+
+def keys(out: Path) -> dict[str, str]:
+    return {one["path"]: one["key"] for one in json.loads((out / "manifest.json").read_bytes())["artifacts"]}
+
+
+@pytest.mark.parametrize("first", STAGES[1:])
+def test_from_a_stage_on_everything_is_made_anew(runner: Runner, first: str) -> None:
+    before = runner.bytes()
+    assert runner.run(first=first).recomputed == STAGES[STAGES.index(first) :]
+    assert kinds(runner.heard, first)[0] == "start"
+    assert runner.bytes() == before
+
+
+@pytest.mark.parametrize("last", STAGES)
+def test_until_a_stage(runner: Runner, tmp_path: Path, last: str) -> None:
+    result = runner.run(out=tmp_path / "short", last=last)
+    reached = STAGES[: STAGES.index(last) + 1]
+    assert tuple(result.files) == reached
+    assert (result.verdict is not None) == (last in ("validate", "report"))
+    listed = {path for files in result.files.values() for path in files} | {tmp_path / "short/manifest.json"}
+    assert {path for path in (tmp_path / "short").rglob("*") if path.is_file()} == listed
+
+
+def test_what_a_failing_stage_leaves(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ModelError("no")
+
+    before = runner.bytes()
+    monkeypatch.setattr("qonnx_pipe.stages.quantize.quantize_stage", fail)
+    with pytest.raises(ModelError):
+        runner.run(first="quantize")
+    monkeypatch.undo()
+    assert runner.run().recomputed == (), "what was there stays until something new takes its place"
+    assert runner.bytes() == before
+
+
+@pytest.mark.parametrize("name", ["float/model.onnx", "plan.json", "calibration.npz", "model.onnx", "verdict.json"])
+def test_a_damaged_entry_is_made_again_and_told(runner: Runner, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged export would be made again too; its build is not what is tested here."""
+    before = runner.bytes()
+    stored = runner.project.cache / "entries"
+    file = next(path for path in stored.rglob(Path(name).name) if path.read_bytes() == before[name])
+    file.write_bytes(file.read_bytes()[:-1])
+    if name.startswith("float"):
+        monkeypatch.setattr("qonnx_pipe.stages.export.export_stage", copying(runner.project.out / "float"))
+    result = runner.run()
+    assert len(result.recomputed) == 1, "its bytes are the same again, so nothing after it changes"
+    assert len(result.damaged) == 1
+    assert Path(name).name in result.damaged[0]
+    assert runner.bytes() == before
+
+
+def copying(source: Path) -> Callable[..., None]:
+    """An export stage that takes the files of an earlier one."""
+    content = {path.name: path.read_bytes() for path in source.iterdir()}
+
+    def export(_source: str, _task: str, folder: Path, **_: object) -> None:
+        for name, data in content.items():
+            (folder / name).write_bytes(data)
+
+    return export
+
+
+@pytest.mark.parametrize("name", ["float/model.onnx", "model.onnx", "verdict.json", "report.html", "manifest.json"])
+def test_a_damaged_or_missing_run_file_is_restored(runner: Runner, name: str) -> None:
+    before = runner.bytes()
+    for harm in (lambda path: path.write_bytes(b"damaged"), Path.unlink):
+        harm(runner.project.out / name)
+        assert runner.run().recomputed == ()
+        assert runner.bytes() == before
+
+
+def test_the_manifest_agrees_with_the_files(runner: Runner) -> None:
+    manifest = json.loads((runner.project.out / "manifest.json").read_bytes())
+    listed = {one["path"]: one["sha256"] for one in manifest["artifacts"]}
+    present = {name for name in runner.bytes() if name != "manifest.json"}
+    assert set(listed) == present
+    for name, digest in listed.items():
+        assert sha256_file(runner.project.out / name) == digest
+    assert {"qonnx-pipe", "torch", "onnx", "onnxruntime"} <= manifest["versions"].keys()
+
+
+def test_parents_are_what_a_stage_was_made_from(runner: Runner) -> None:
+    artifacts = json.loads((runner.project.out / "manifest.json").read_bytes())["artifacts"]
+    made_by = {one["sha256"]: one["kind"] for one in artifacts}
+    parents = {
+        one["path"]: {made_by.get(parent, "outside") for parent in one["parents"]} - {"export:config.json"}
+        for one in artifacts
+    }
+    texts = {"export:tokenizer.json", "export:tokenizer_config.json", "export:special_tokens_map.json"}
+    assert parents["float/model.onnx"] == {"outside"}  # the checkpoint
+    assert parents["plan.json"] == {"export:model.onnx"}
+    assert parents["calibration.npz"] == {"export:model.onnx", *texts, "outside"}  # the texts
+    assert parents["model.onnx"] == {"export:model.onnx", "plan:plan.json", "calibrate:calibration.npz"}
+    assert parents["verdict.json"] == {"export:model.onnx", *texts, "plan:plan.json", "quantize:model.onnx", "outside"}
+    assert parents["report.html"] >= {"validate:verdict.json", "quantize:encodings.json"}
+
+
+def test_what_is_written_is_strict_json(runner: Runner) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    for name, content in runner.bytes().items():
+        if name.endswith(".json"):
+            json.loads(content, parse_constant=refuse)
+
+
+def test_the_model_says_which_recipe_made_it(runner: Runner) -> None:
+    metadata = {entry.key: entry.value for entry in onnx.load(runner.project.out / "model.onnx").metadata_props}
+    assert metadata["qonnx_pipe.recipe"] == "tiny"
+    assert metadata["qonnx_pipe.task"] == "text-classification"
+
+
+def test_steps_are_told_while_a_stage_works(runner: Runner) -> None:
+    runner.run(first="calibrate")
+    steps = [progress for progress in runner.heard if progress.stage == "calibrate"]
+    assert [progress.kind for progress in steps] == ["start", "start", *["step"] * 7, "done"]
+    assert steps[1].total == 6  # 24 samples, 4 a batch
+    assert sum(progress.total for progress in steps[2:]) == 6
+    assert steps[-1].seconds > 0
+
+
+def test_a_project_is_written_without_being_run(tmp_path: Path) -> None:
+    made = make_project(tmp_path / "p", tmp_path, "text-classification")
+    assert load(made.recipe).name == "tiny"
+    assert not made.out.exists()
