@@ -1,5 +1,5 @@
 # From nothing: `make demo` runs the quickstart, `make test` the whole suite. Both make .venv first.
-# `make check` is what to run before a commit; `make bench` measures what the README promises (downloads 400 MB).
+# `make check` is what to run before a commit; `make bench` measures what the README promises (half an hour, 400 MB).
 #
 # PYTHON  the interpreter to start from (3.11 or newer): make test PYTHON=python3.12
 # VENV    where the environment stands. pip's own settings (PIP_INDEX_URL, …) are honoured: on Linux, an index of

@@ -25,13 +25,14 @@ Command = TypeVar("Command", bound=Callable[..., object])
 
 LOGGER = logging.getLogger("qonnx_pipe")
 PATIENCE = 2.0  # seconds of work before a progress bar appears
+PIPE_WIDTH = 160  # columns of a table where no terminal limits it
 
 
 def stdout() -> Console:
     """Console for people's text and tables. Texts from outside go through `markup=False` or `rich.text.Text`."""
     from rich.console import Console
 
-    return Console(soft_wrap=True, highlight=False)
+    return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def stderr() -> Console:

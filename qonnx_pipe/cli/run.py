@@ -11,7 +11,14 @@ from qonnx_pipe.cli import output
 from qonnx_pipe.cli.following import Follower
 
 if TYPE_CHECKING:
-    from qonnx_pipe.pipeline import Stage
+    from qonnx_pipe.pipeline import RunResult, Stage
+
+SHOWN: tuple[tuple[str, Stage, str], ...] = (
+    ("float", "export", "model.onnx"),
+    ("model", "quantize", "model.onnx"),
+    ("report", "report", "report.html"),
+)
+"""What people look for in a run directory: its word, its stage, its file."""
 
 STAGE = click.Choice(["export", "plan", "calibrate", "quantize", "validate", "report"])
 
@@ -44,7 +51,7 @@ def command(
     A stage whose inputs have not changed is taken from the cache; an interrupted run goes on where it stopped.
     """
     from qonnx_pipe import pipeline
-    from qonnx_pipe.cli.verdict_table import failure, verdict_table
+    from qonnx_pipe.cli.verdict_table import failure
     from qonnx_pipe.recipe import load
 
     loaded = load(recipe, overrides)
@@ -54,19 +61,22 @@ def command(
     for reason in result.damaged:
         output.LOGGER.warning("a damaged cache entry was made again: %s", reason)
     if as_json:
-        output.emit_json(
-            {
-                "out": str(folder),
-                "recomputed": list(result.recomputed),
-                "verdict": result.verdict and result.verdict.to_json(),
-            }
-        )
+        verdict = result.verdict and result.verdict.to_json()
+        output.emit_json({"out": str(folder), "recomputed": list(result.recomputed), "verdict": verdict})
     else:
-        console = output.stdout()
-        if result.verdict is not None:
-            console.print(verdict_table(result.verdict))
-        console.print(f"model    {folder / 'model.onnx'}", markup=False)
-        if (folder / "report.html").is_file() and last in (None, "report"):
-            console.print(f"report   {folder / 'report.html'}", markup=False)
+        _show(result)
     if result.verdict is not None and (error := failure(result.verdict)) is not None:
         raise error
+
+
+def _show(result: RunResult) -> None:
+    """The verdict, and the files that matter of those that the run reached."""
+    from qonnx_pipe.cli.verdict_table import verdict_table
+
+    console = output.stdout()
+    if result.verdict is not None:
+        console.print(verdict_table(result.verdict))
+    for word, stage, name in SHOWN:
+        for path in result.files.get(stage, ()):
+            if path.name == name:
+                console.print(f"{word:<9}{path}", markup=False)

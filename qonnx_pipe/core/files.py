@@ -34,7 +34,7 @@ def writing(path: Path, size: int = 0) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = str(error.filename or path)
+        where = str(error.filename2 or error.filename or path)  # of a rename, where it should have gone
         if error.errno in FULL:
             raise Interrupted("the disk is full", where=where, fix=_room(path, size)) from error
         if error.errno in REFUSED:

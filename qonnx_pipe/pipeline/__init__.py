@@ -15,7 +15,6 @@ from qonnx_pipe.pipeline.progress import STAGES, Listener, Progress, Stage
 from qonnx_pipe.pipeline.steps import STEPS, Step
 from qonnx_pipe.pipeline.work import Work, libraries
 from qonnx_pipe.recipe import Recipe
-from qonnx_pipe.runtime import providers
 from qonnx_pipe.store import Entry, Store
 
 __all__ = ["STAGES", "Listener", "Progress", "RunResult", "Stage", "run"]
@@ -47,16 +46,16 @@ def run(
     """Run the stages of `recipe` up to `last` and put their files into `out`; `first` and later ones are made anew.
 
     Every file of `out` is written whole or not at all, as soon as its stage is done; the verdict too when a gate is
-    missed. Raises ProviderError for an unknown provider before any work, and what the stages raise; Interrupted or
-    KeyboardInterrupt leave a run that the same call resumes.
+    missed. Raises ProviderError for an unknown provider and DataError for unreadable data before any work, and what the
+    stages raise; Interrupted or KeyboardInterrupt leave a run that the same call resumes.
     """
-    for provider in recipe.validation.providers:
-        providers.check_name(provider)
-    make_folder(out)
+    stages = STAGES[: STAGES.index(last) + 1 if last else None]
     work = Work(recipe, out, listen, store or Store())
+    work.check(stages)
+    make_folder(out)
     recomputed: list[Stage] = []
     files: dict[Stage, tuple[Path, ...]] = {}
-    for index, stage in enumerate(STAGES[: STAGES.index(last) + 1 if last else None]):
+    for index, stage in enumerate(stages):
         step = STEPS[stage](work)
         anew = first is not None and index >= STAGES.index(first)
         entry = None if anew else work.store.get(step.key)

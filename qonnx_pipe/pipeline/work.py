@@ -14,6 +14,7 @@ from qonnx_pipe.core.plan import QuantPlan
 from qonnx_pipe.pipeline.progress import Listener, Stage
 from qonnx_pipe.recipe import Recipe
 from qonnx_pipe.recipe.schema import Calibration
+from qonnx_pipe.runtime import providers
 from qonnx_pipe.source.checkpoint import Checkpoint, resolve
 from qonnx_pipe.store import Entry, Store
 
@@ -24,13 +25,21 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json
 
 @dataclass
 class Work:
-    """A run under way; checkpoint and data are read when a stage first asks for them."""
+    """A run under way; checkpoint and data are read when they are first asked for."""
 
     recipe: Recipe
     out: Path
     listen: Listener
     store: Store
     entries: dict[Stage, Entry] = field(default_factory=dict)
+
+    def check(self, stages: Sequence[Stage]) -> None:
+        """Raise at once what unknown providers and unreadable data would raise after minutes of work."""
+        for provider in self.recipe.validation.providers:
+            providers.check_name(provider)
+        for stage, examples in (("calibrate", "calibration"), ("validate", "evaluation")):
+            if stage in stages:
+                getattr(self, examples)
 
     @cached_property
     def checkpoint(self) -> Checkpoint:

@@ -18,12 +18,15 @@ from qonnx_pipe.recipe.quantize import Quantize
 TARGETS = ("cpu",)
 """Targets that have lowerings."""
 
+QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearMatMul"})
+"""Operators of a model that is quantized already."""
+
 
 def plan_stage(recipe: Recipe, model: Path) -> QuantPlan:
     """What every site of `model` becomes under `recipe`; nothing is changed.
 
-    Raises ModelError when the graph has no recognised site, RecipeError for a target without lowerings, a rule that
-    matches nothing, or groups that do not fit, and what `io.load` raises.
+    Raises ModelError when the graph has no recognised site or is already quantized, RecipeError for a target without
+    lowerings, a rule that matches nothing, or groups that do not fit, and what `io.load` raises.
     """
     _check_target(recipe)
     loaded, sites = _recognised(model)
@@ -42,13 +45,15 @@ def plan_stage(recipe: Recipe, model: Path) -> QuantPlan:
 
 
 def sites_of(model: Path) -> SiteMap:
-    """The sites of a file; ModelError when there is none."""
+    """The sites of a file; ModelError when there is none, or it is quantized already."""
     return _recognised(model)[1]
 
 
 def _recognised(model: Path) -> tuple[io.Model, SiteMap]:
     """The loaded file and its sites."""
     loaded = io.load(model)
+    if any(node.op_type in QUANTIZED for node in loaded.graph):
+        raise ModelError("the model is already quantized", where=str(model), fix="give the float model it was made of")
     io.check_finite(loaded, model)
     sites = find_sites(loaded)
     if not sites.sites:
@@ -57,7 +62,7 @@ def _recognised(model: Path) -> tuple[io.Model, SiteMap]:
             "no recognised site: no attention with its linear layers in this graph"
             + (f" ({reasons})" if reasons else ""),
             where=str(model),
-            fix="give a float transformer encoder that `qpipe export` wrote; an already quantized file has no sites",
+            fix="give a transformer encoder that `qpipe export` wrote",
         )
     return loaded, sites
 

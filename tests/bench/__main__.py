@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 
 from tests.bench import calibration, quantizing, rerun, speed
-from tests.bench.outcome import Outcome, bounds_table, record
+from tests.bench.outcome import Bound, Outcome, bounds_table, record
 
 BENCHMARKS: Mapping[str, Callable[[int], Outcome]] = {
     "quality": rerun.quality,
@@ -28,7 +28,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - BENCHMARKS.keys():
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
-    bounds = []
+    bounds: list[Bound] = []
     for name in arguments.names or BENCHMARKS:
         outcome = BENCHMARKS[name](arguments.rounds)
         record(outcome)

@@ -101,7 +101,7 @@ def _bounds(title: str, against: Mapping[str, float], least_speedup: float | Non
 def _facts(contest: Contest) -> dict[str, tuple[str, ...]]:
     """Name → the cells that no shape changes: name, size, fidelity, kernels."""
     reference = _rows(contest.made.float_model, contest)
-    facts = {}
+    facts: dict[str, tuple[str, ...]] = {}
     for name, path in contest.models.items():
         kernels = _kernels(path, contest)
         sqnr = "–" if name == "float" else f"{sqnr_db(reference, _rows(path, contest)):.1f}"

@@ -129,29 +129,10 @@ def test_a_second_run_recomputes_and_imports_nothing(place: Path) -> None:
     assert {name: digest(place / "run" / name) for name in FILES} == before
 
 
-def test_what_a_change_recomputes(place: Path) -> None:
+def test_other_evaluation_texts_recompute_the_verdict_and_the_report(place: Path) -> None:
+    """What every other change recomputes stands in tests/unit/test_pipeline.py."""
     write_csv(place / "other.csv", TEXTS[:9])
     assert recomputed(place, "--set", "data.evaluation.source=other.csv") == ["validate", "report"]
-    rule = "quantize.rules=[{match: {role: ffn.output}, weights: {granularity: per_tensor}}]"
-    assert recomputed(place, "--set", rule) == ["plan", "quantize", "validate", "report"]
-    later = ["calibrate", "quantize", "validate", "report"]
-    assert recomputed(place, "--set", "data.calibration.samples=5") == later
-    assert recomputed(place, "--set", "quantize.activations.range=mse") == ["plan", *later]
-    assert recomputed(place, "--set", "model.opset=20", "--until", "plan") == ["export", "plan"]
-    assert recomputed(place) == []
-
-
-def test_from_and_until(place: Path) -> None:
-    assert recomputed(place, "--from", "quantize") == ["quantize", "validate", "report"]
-    shutil.rmtree(place / "run")
-    assert recomputed(place, "--until", "plan") == []
-    assert sorted(path.name for path in (place / "run").iterdir()) == ["float", "manifest.json", "plan.json"]
-
-
-def test_another_model_never_shares_an_entry(place: Path, checkpoint: Callable[..., Path]) -> None:
-    shutil.rmtree(place / "checkpoint")
-    shutil.copytree(checkpoint("distilbert", "text-classification"), place / "checkpoint")
-    assert recomputed(place, "--until", "plan") == ["export", "plan"]
 
 
 def test_damage_is_found_and_mended(place: Path) -> None:

@@ -1,6 +1,7 @@
 """The pipeline recomputes what a change concerns and nothing else, survives damage, and says what came from what."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 
 from qonnx_pipe import pipeline
 from qonnx_pipe.core.artifact import sha256_file
-from qonnx_pipe.errors import ModelError
+from qonnx_pipe.core.verdict import Verdict
+from qonnx_pipe.errors import DataError, ModelError, ProviderError
 from qonnx_pipe.pipeline import STAGES, Progress, RunResult
 from qonnx_pipe.recipe import load
 from qonnx_pipe.store import Store
@@ -38,7 +40,10 @@ class Runner:
 
 
 @pytest.fixture
-def runner(project: Callable[..., Project], tmp_path: Path) -> Runner:
+def runner(project: Callable[..., Project], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
+    """Its judge takes no time and always says what it said in the finished run: what it measures is not tested here."""
+    verdict = Verdict.from_json(json.loads((project().out / "verdict.json").read_bytes()))
+    monkeypatch.setattr("qonnx_pipe.stages.validate.validate", lambda *_, **__: verdict)
     return Runner(project().copy_of_the_run(tmp_path))
 
 
@@ -65,9 +70,9 @@ def test_another_run_directory_gets_the_same_files(runner: Runner, tmp_path: Pat
 @pytest.mark.parametrize(
     ("override", "recomputed"),
     [
-        ("validate.gates.agreement=0.4", ("validate", "report")),
-        ("data.evaluation.samples=9", ("validate", "report")),
-        ("data.evaluation.max_length=12", ("validate", "report")),
+        ("validate.gates.agreement=0.4", ("validate",)),
+        ("data.evaluation.samples=9", ("validate",)),
+        ("data.evaluation.max_length=12", ("validate",)),
         ("quantize.rules[0].activations={symmetric: true, range: mse}", ("plan", "quantize", "validate", "report")),
         ("quantize.weights.dtype=uint8", ("plan", "quantize", "validate", "report")),
         ("data.calibration.samples=20", STAGES[2:]),
@@ -79,6 +84,7 @@ def test_another_run_directory_gets_the_same_files(runner: Runner, tmp_path: Pat
     ],
 )
 def test_a_change_recomputes_what_it_concerns(runner: Runner, override: str, recomputed: tuple[str, ...]) -> None:
+    """A verdict that comes out the same, as here, leaves the report as it is."""
     assert runner.run(override).recomputed == recomputed
     assert runner.run(override).recomputed == ()
     assert runner.run().recomputed == (), "the entries of the first run are still there"
@@ -86,10 +92,9 @@ def test_a_change_recomputes_what_it_concerns(runner: Runner, override: str, rec
 
 def test_other_evaluation_texts_recompute_the_verdict_alone(runner: Runner, tmp_path: Path) -> None:
     other = table(tmp_path / "other.csv", seed=5)
-    result = runner.run(f"data.evaluation.source={other}")
-    assert result.recomputed == ("validate", "report")
+    assert runner.run(f"data.evaluation.source={other}").recomputed == ("validate",)
     other.write_text(other.read_text().replace("positive", "negative"))
-    assert runner.run(f"data.evaluation.source={other}").recomputed == ("validate", "report"), "bytes count, not names"
+    assert runner.run(f"data.evaluation.source={other}").recomputed == ("validate",), "bytes count, not names"
 
 
 def test_the_same_texts_elsewhere_are_the_same(runner: Runner, tmp_path: Path) -> None:
@@ -98,18 +103,14 @@ def test_the_same_texts_elsewhere_are_the_same(runner: Runner, tmp_path: Path) -
     assert runner.run(f"data.evaluation.source={copy}", f"data.calibration.source={copy}").recomputed == ()
 
 
-def test_two_models_never_share_an_entry(
-    project: Callable[..., Project], runner: Runner, checkpoint: Callable[..., Path], tmp_path: Path
-) -> None:
-    """The same configuration, one weight's last bit apart."""
-    import shutil
-
+def test_two_models_never_share_an_entry(runner: Runner, checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    """The same configuration, one bit of one weight apart."""
     copy = shutil.copytree(checkpoint("bert", "text-classification"), tmp_path / "checkpoint")
     weights = copy / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-4] ^= 1
     weights.write_bytes(content)
-    before = {name: entry for name, entry in keys(runner.project.out).items()}
+    before = keys(runner.project.out)
     result = runner.run(f"model.source={copy}")
     assert result.recomputed == STAGES
     after = keys(runner.project.out)
@@ -139,6 +140,27 @@ def test_until_a_stage(runner: Runner, tmp_path: Path, last: str) -> None:
     assert {path for path in (tmp_path / "short").rglob("*") if path.is_file()} == listed
 
 
+@pytest.mark.parametrize(
+    ("override", "last", "kind"),
+    [
+        ("data.calibration.source=nowhere.csv", None, DataError),
+        ("data.evaluation.source=nowhere.csv", "validate", DataError),
+        ("validate.providers=[gpu9]", "export", ProviderError),
+    ],
+)
+def test_what_is_wrong_is_told_before_any_work(
+    runner: Runner, tmp_path: Path, override: str, last: str | None, kind: type[Exception]
+) -> None:
+    with pytest.raises(kind):
+        runner.run(override, out=tmp_path / "new", last=last)
+    assert runner.heard == []
+    assert not (tmp_path / "new").exists()
+
+
+def test_data_that_are_not_needed_are_not_read(runner: Runner) -> None:
+    assert runner.run("data.evaluation.source=nowhere.csv", last="quantize").recomputed == ()
+
+
 def test_what_a_failing_stage_leaves(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ModelError("no")
@@ -154,7 +176,6 @@ def test_what_a_failing_stage_leaves(runner: Runner, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("name", ["float/model.onnx", "plan.json", "calibration.npz", "model.onnx", "verdict.json"])
 def test_a_damaged_entry_is_made_again_and_told(runner: Runner, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A damaged export would be made again too; its build is not what is tested here."""
     before = runner.bytes()
     stored = runner.project.cache / "entries"
     file = next(path for path in stored.rglob(Path(name).name) if path.read_bytes() == before[name])

@@ -20,6 +20,7 @@ data:
   calibration: {{source: "{data}", samples: 24, batch_size: 4, max_length: 24}}
   evaluation: {{source: "{data}", batch_size: 8, max_length: 24}}
 quantize:
+  activations: {{range: running_minmax}}
   rules:
     - match: {{role: ffn.input}}
       activations: {{range: mse}}
