@@ -48,6 +48,7 @@ import os, shutil, signal
 from pathlib import Path
 from qonnx_pipe import pipeline
 from qonnx_pipe.store import Store
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background may have it ignored
 publish = Store._publish
 def stop(store, scratch, entry):
     if entry.stage == {stage!r}:
