@@ -79,7 +79,9 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise ModelError("no such tokenizer", where=str(path), fix=fix)
     try:
         return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:
+        if type(error) is not Exception:  # the library raises bare Exceptions; anything else is not about the file
+            raise
         raise ModelError(f"not a readable tokenizer ({error})", where=str(path), fix=fix) from error
 
 
