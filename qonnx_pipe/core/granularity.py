@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Permute = Literal["none", "range"]
+Share = Literal["site", "layer", "model"]
+Boundaries = Literal["equal", "error"]
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,15 @@ class PerEmbeddingGroup:
     """PEG (Bondarenko et al. 2021, §4): K groups of embedding dimensions, one scale each.
 
     `groups` is either K, for K equal groups, or the group sizes themselves (uneven groups).
-    `permute="range"` sorts the dimensions by range before cutting, so that the outliers share the last group.
+    `permute="range"` sorts the dimensions by range before cutting, so that the outliers share the last group; `share`
+    says which sites have one order: each its own, one for a layer (taken from its FFN output, as in the paper), or one
+    for the model. `boundaries="error"` cuts K groups where the expected squared error is least, not into equal ones.
     """
 
     groups: int | tuple[int, ...]
     permute: Permute = "none"
+    share: Share = "site"
+    boundaries: Boundaries = "equal"
 
     def __post_init__(self) -> None:
         sizes = (self.groups,) if isinstance(self.groups, int) else self.groups
@@ -69,8 +75,14 @@ class PerEmbeddingGroup:
             raise ValueError(f"per_embedding_group needs positive groups, not {self.groups}")
 
     def sizes(self, width: int) -> tuple[int, ...]:
-        """Group sizes for an embedding of `width` dimensions; ValueError when they do not add up to it."""
+        """Group sizes for an embedding of `width` dimensions; ValueError when they do not add up to it.
+
+        With `boundaries="error"` these are only sizes to start from: K of them, as equal as can be.
+        """
         if isinstance(self.groups, int):
+            if self.boundaries == "error" and self.groups <= width:
+                least, more = divmod(width, self.groups)
+                return (least + 1,) * more + (least,) * (self.groups - more)
             if width % self.groups:
                 raise ValueError(f"{self.groups} equal groups do not divide {width} dimensions")
             return (width // self.groups,) * self.groups
@@ -80,7 +92,8 @@ class PerEmbeddingGroup:
 
     def __str__(self) -> str:
         text = str(self.groups) if isinstance(self.groups, int) else list(self.groups)
-        return f"per_embedding_group({text}{'+P' if self.permute == 'range' else ''})"
+        order = "" if self.permute == "none" else "+P" if self.share == "site" else f"+P by {self.share}"
+        return f"per_embedding_group({text}{order}{' by error' if self.boundaries == 'error' else ''})"
 
 
 Granularity = PerTensor | PerChannel | PerGroup | PerEmbedding | PerEmbeddingGroup

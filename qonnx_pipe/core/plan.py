@@ -13,7 +13,7 @@ from qonnx_pipe.core.spec import QuantSpec
 
 Placement = Literal["matmul_inputs", "full"]
 MatMulForm = Literal["integer", "qdq"]
-Lowering = Literal["integer", "qdq", "split", "gather_dq", "float"]
+Lowering = Literal["integer", "qdq", "split", "fold", "expand", "reference", "gather_dq", "float"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class QuantPlan:
     placement: Placement
     entries: tuple[PlanEntry, ...]
     skipped: tuple[Skipped, ...] = ()
+    bias_correction: bool = False
+    equalise: bool = False
 
     @property
     def quantized(self) -> tuple[PlanEntry, ...]:
@@ -55,6 +57,8 @@ class QuantPlan:
             "version": 1,
             "target": self.target,
             "placement": self.placement,
+            "bias_correction": self.bias_correction,
+            "equalise": self.equalise,
             "entries": [_entry_to_json(entry) for entry in self.entries],
             "skipped": [{"site": skip.site, "reason": skip.reason} for skip in self.skipped],
         }
@@ -67,6 +71,8 @@ class QuantPlan:
             data["placement"],
             tuple(_entry_from_json(entry) for entry in data["entries"]),
             tuple(Skipped(skip["site"], skip["reason"]) for skip in data["skipped"]),
+            bias_correction=data["bias_correction"],
+            equalise=data["equalise"],
         )
 
 
@@ -89,6 +95,10 @@ def _entry_to_json(entry: PlanEntry) -> dict[str, object]:
             "symmetric": spec.symmetric,
             "range": spec.range,
             "smooth": spec.smooth,
+            "shift": spec.shift,
+            "form": spec.form,
+            "columns": spec.columns,
+            "rounding": spec.rounding,
         },
         "lowering": entry.lowering,
         "rule": entry.rule,
@@ -110,7 +120,8 @@ def _entry_from_json(data: Mapping[str, Any]) -> PlanEntry:
     spec = data["spec"]
     if spec is not None:
         granularity = _granularity_from_json(spec["granularity"])
-        spec = QuantSpec(QTYPES[spec["dtype"]], granularity, spec["symmetric"], spec["range"], spec["smooth"])
+        rest = {name: spec[name] for name in ("symmetric", "range", "smooth", "shift", "form", "columns", "rounding")}
+        spec = QuantSpec(QTYPES[spec["dtype"]], granularity, **rest)
     return PlanEntry(site, spec, data["lowering"], data["rule"], data["reason"])
 
 
@@ -125,10 +136,12 @@ def _granularity_to_json(granularity: Granularity) -> object:
             return {"per_channel": axis}
         case PerGroup(axis, size):
             return {"per_group": size, "axis": axis}
-        case PerEmbeddingGroup(groups, permute):
+        case PerEmbeddingGroup(groups, permute, share, boundaries):
             return {
                 "per_embedding_group": groups if isinstance(groups, int) else list(groups),
                 "permute": permute,
+                "share": share,
+                "boundaries": boundaries,
             }
 
 
@@ -142,6 +155,6 @@ def _granularity_from_json(data: Any) -> Granularity:
             return PerChannel(axis)
         case {"per_group": size, "axis": axis}:
             return PerGroup(axis, size)
-        case {"per_embedding_group": groups, "permute": permute}:
-            return PerEmbeddingGroup(groups if isinstance(groups, int) else tuple(groups), permute)
+        case {"per_embedding_group": groups, "permute": permute, "share": share, "boundaries": boundaries}:
+            return PerEmbeddingGroup(groups if isinstance(groups, int) else tuple(groups), permute, share, boundaries)
     raise ValueError(f"unknown granularity {data!r}")

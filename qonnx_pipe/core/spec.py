@@ -8,7 +8,12 @@ from typing import Literal
 from qonnx_pipe.core.granularity import Granularity
 from qonnx_pipe.core.qtype import QType
 
-RangeMethod = Literal["minmax", "running_minmax", "mse", "percentile", "entropy"]
+RangeMethod = Literal[
+    "minmax", "running_minmax", "mse", "mse_grid", "golden_section", "percentile", "entropy", "cross_entropy"
+]
+Rounding = Literal["nearest", "adaround"]
+Form = Literal["auto", "reference", "split", "fold", "expand", "float"]
+"""How a quantizer of activations becomes nodes; see `graph.lowerings`."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,9 @@ class QuantSpec:
 
     A symmetric quantizer has zero point 0 for signed types and the middle code for unsigned ones. `smooth`, for
     activations, is SmoothQuant's migration strength α in (0, 1]: how much of the dimensions' differences in range goes
-    into the weights that read them (Xiao et al. 2022, eq. 4); 0 leaves both alone.
+    into the weights that read them (Xiao et al. 2022, eq. 4); 0 leaves both alone. `shift` also moves the middle of
+    each dimension into the biases (Wei et al. 2023). `form` is the wanted lowering, `columns` how many columns `expand` may
+    add, `rounding`, for weights, how real values become codes.
     """
 
     dtype: QType
@@ -25,7 +32,17 @@ class QuantSpec:
     symmetric: bool
     range: RangeMethod = "minmax"
     smooth: float = 0.0
+    shift: bool = False
+    form: Form = "auto"
+    columns: int = 16
+    rounding: Rounding = "nearest"
 
     def __str__(self) -> str:
-        extras = f"{' symmetric' if self.symmetric else ''}{f' smooth {self.smooth:g}' if self.smooth else ''}"
-        return f"{self.dtype.name} {self.granularity} {self.range}{extras}"
+        extras = {
+            " symmetric": self.symmetric,
+            f" smooth {self.smooth:g}": self.smooth,
+            " shift": self.shift,
+            f" {self.form}": self.form != "auto",
+            f" {self.rounding}": self.rounding != "nearest",
+        }
+        return f"{self.dtype.name} {self.granularity} {self.range}{''.join(text for text, on in extras.items() if on)}"

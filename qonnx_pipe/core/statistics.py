@@ -133,11 +133,16 @@ def _bin_of_code(mantissa_bits: int) -> CountArray:
 
 @dataclass(frozen=True, eq=False)
 class SiteStatistics:
-    """Everything that one calibration saw at a site; what was not asked for is None."""
+    """Everything that one calibration saw at a site; what was not asked for is None.
+
+    `samples` are whole tokens, shape (n, d), chosen by the example's number and a seed alone: two sites that were both
+    asked for n hold the same tokens in the same order, whatever the batch size.
+    """
 
     minmax: MinMax
     running: RunningMinMax | None = None
     histogram: Histogram | None = None
+    samples: FloatArray | None = None
 
     def divided(self, scale: FloatArray) -> SiteStatistics:
         """Extremes of the same data with each dimension divided by `scale`, shape (d,); a histogram does not survive.
@@ -221,12 +226,13 @@ def _site_statistics(found: Mapping[str, Mapping[str, npt.NDArray[np.generic]]])
 class Request:
     """What calibration must collect at one site; min-max is always collected.
 
-    `histogram`: None, or the channels of the histogram ("tensor" or "embedding").
+    `histogram`: None, or the channels of the histogram ("tensor" or "embedding"). `samples`: how many tokens to keep.
     """
 
     site: str
     running: bool = False
     histogram: str | None = None
+    samples: int = 0
 
 
 @dataclass(frozen=True)

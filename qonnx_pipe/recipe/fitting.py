@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from qonnx_pipe.core.granularity import Granularity, PerChannel, PerEmbedding, PerEmbeddingGroup, PerGroup, PerTensor
 from qonnx_pipe.core.qtype import QTYPES
 from qonnx_pipe.core.site import EMBEDDING_TABLES, Site
@@ -10,9 +12,19 @@ from qonnx_pipe.recipe.settings import ActivationGroups, Activations, WeightGrou
 
 Setting = Weights | Activations
 
-FIRST_WEIGHTS = Weights(dtype="int8", granularity="per_channel", symmetric=True, range="minmax")
+FIRST_WEIGHTS = Weights(dtype="int8", granularity="per_channel", symmetric=True, range="minmax", rounding="nearest")
 FIRST_ACTIVATIONS = Activations(
-    dtype="uint8", granularity="per_tensor", permute="none", symmetric=False, range="minmax", smooth=0.0
+    dtype="uint8",
+    granularity="per_tensor",
+    permute="none",
+    share="site",
+    boundaries="equal",
+    symmetric=False,
+    range="minmax",
+    smooth=0.0,
+    shift=False,
+    lowering="auto",
+    columns=16,
 )
 """What holds before the recipe says anything; the descriptions in `settings` promise the same."""
 
@@ -44,8 +56,12 @@ def fit(setting: Setting, site: Site, *, by_rule: bool) -> tuple[QuantSpec | Non
         granularity, note = PerTensor(), f"per_tensor, not {granularity}: no embedding axis"
     assert setting.dtype is not None
     assert setting.range is not None
-    smooth = float(setting.smooth or 0.0) if isinstance(setting, Activations) else 0.0
-    return QuantSpec(QTYPES[setting.dtype], granularity, bool(setting.symmetric), setting.range, smooth), note
+    spec = QuantSpec(QTYPES[setting.dtype], granularity, bool(setting.symmetric), setting.range)
+    if isinstance(setting, Weights):
+        return replace(spec, rounding=setting.rounding or "nearest"), note
+    form, columns = setting.lowering or "auto", setting.columns or 16
+    smooth, shift = float(setting.smooth or 0.0), bool(setting.shift)
+    return replace(spec, smooth=smooth, shift=shift, form=form, columns=columns), note
 
 
 def _granularity(setting: Setting, site: Site) -> Granularity:
@@ -61,7 +77,8 @@ def _granularity(setting: Setting, site: Site) -> Granularity:
             return _weight_groups(size, site)
         case ActivationGroups(per_embedding_group=groups):
             assert isinstance(setting, Activations)
-            return _fitting(PerEmbeddingGroup(groups, setting.permute or "none"), site)
+            order = (setting.permute or "none", setting.share or "site", setting.boundaries or "equal")
+            return _fitting(PerEmbeddingGroup(groups, *order), site)
     return PerTensor()
 
 

@@ -112,6 +112,15 @@ class Quantize(Strict):
         description="How a weight MatMul is written. integer (the default): ONNX Runtime's MatMulIntegerToFloat with "
         "the bias inside, fastest on the CPU. qdq: MatMul between QuantizeLinear and DequantizeLinear, standard ONNX.",
     )
+    bias_correction: bool = Field(
+        default=False,
+        description="Move what quantized weights shift the mean of each output by into the bias (Nagel et al. 2019).",
+    )
+    equalise: bool = Field(
+        default=False,
+        description="Even out the channels between two linear layers with nothing nonlinear between them: value to "
+        "attention output (Nagel et al. 2019).",
+    )
     weights: Weights = Field(default=Weights(), description="Default for MatMul weights.")
     activations: Activations = Field(default=Activations(), description="Default for activations.")
     embeddings: Weights = Field(

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from qonnx_pipe.core.granularity import Permute
+from qonnx_pipe.core.granularity import Boundaries, Permute, Share
 from qonnx_pipe.core.qtype import QTYPES
-from qonnx_pipe.core.spec import RangeMethod
+from qonnx_pipe.core.spec import Form, RangeMethod, Rounding
 from qonnx_pipe.recipe.strict import Fraction, Positive, Strict, mistake
 
 if TYPE_CHECKING:
@@ -81,6 +81,11 @@ class Weights(Strict):
         default=None,
         description="minmax (the default): nothing is clipped. mse: the range of least mean squared error.",
     )
+    rounding: Rounding | None = Field(
+        default=None,
+        description="nearest (the default). adaround: up or down is learned so that each layer's output stays closest "
+        "(Nagel et al. 2020); needs torch and minutes.",
+    )
 
     @field_validator("dtype", mode="before")
     @classmethod
@@ -115,7 +120,31 @@ class Activations(Strict):
         description="For per_embedding_group. none (the default): groups of neighbouring dimensions. range: dimensions "
         "sorted by their range first, so that the outliers share the last group.",
     )
+    share: Share | None = Field(
+        default=None,
+        description="With permute: range. site (the default): each site has an order of its own. layer: one a layer, "
+        "from its FFN output, as in the paper. model: one for the model.",
+    )
+    boundaries: Boundaries | None = Field(
+        default=None,
+        description="For per_embedding_group: K. equal (the default): K equal groups. error: cut where the expected "
+        "squared error is least.",
+    )
+    lowering: Form | None = Field(
+        default=None,
+        description="The form in the graph. auto (the default): the best legal one by measured time and error. "
+        "split: one MatMul a group. fold: scales move into the neighbouring weights. expand: an outlier dimension "
+        "becomes several columns. reference: per-axis quantizers, an oracle that runs in float. float: no quantizer.",
+    )
+    columns: Positive | None = Field(
+        default=None, description="For lowering: expand. Columns added at most; at first 16."
+    )
     symmetric: bool | None = Field(default=None, description=f"{_SYMMETRIC} For activations false at first.")
+    shift: bool | None = Field(
+        default=None,
+        description="With lowering: fold. Whether the middle of each dimension moves into the biases too (Outlier "
+        "Suppression+, Wei et al. 2023). At first false.",
+    )
     smooth: Fraction | None = Field(
         default=None,
         description="SmoothQuant's migration strength: how much of the dimensions' differences in range moves into "
@@ -125,8 +154,9 @@ class Activations(Strict):
     range: RangeMethod | None = Field(
         default=None,
         description="How calibration finds the range. minmax (the default): the extremes. running_minmax: an "
-        "exponential average of the batches' extremes. mse: least mean squared error. percentile: all but the "
-        "outermost 0.01 %. entropy: least Kullback-Leibler divergence.",
+        "exponential average of the batches' extremes. mse: least mean squared error; mse_grid and golden_section: "
+        "the same with both ends free, by a grid or by nested golden sections. percentile: all but the outermost "
+        "0.01 %. entropy: least Kullback-Leibler divergence. cross_entropy: for logits, least cross-entropy.",
     )
 
     @field_validator("granularity", mode="before")

@@ -41,7 +41,14 @@ def plan_stage(recipe: Recipe, model: Path) -> QuantPlan:
             skipped.append(Skipped(choice.site.id, f"not smoothed: {reason}"))
             entry = _unsmoothed(entry)
         entries.append(entry)
-    return QuantPlan(recipe.quantize.target, recipe.quantize.placement, tuple(entries), tuple(skipped))
+    return QuantPlan(
+        recipe.quantize.target,
+        recipe.quantize.placement,
+        tuple(entries),
+        tuple(skipped),
+        bias_correction=recipe.quantize.bias_correction,
+        equalise=recipe.quantize.equalise,
+    )
 
 
 def sites_of(model: Path) -> SiteMap:
