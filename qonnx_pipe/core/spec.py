@@ -23,7 +23,7 @@ class QuantSpec:
     A symmetric quantizer has zero point 0 for signed types and the middle code for unsigned ones. `smooth`, for
     activations, is SmoothQuant's migration strength α in (0, 1]: how much of the dimensions' differences in range goes
     into the weights that read them (Xiao et al. 2022, eq. 4); 0 leaves both alone. `shift` also moves the middle of
-    each dimension into the biases (Wei et al. 2023). `form` is the wanted lowering, `columns` how many columns `expand` may
+    each dimension into the biases (Wei et al. 2023). `form` is the wanted lowering, `columns` how many `expand` may
     add, `rounding`, for weights, how real values become codes.
     """
 
