@@ -72,13 +72,27 @@ class Emitter:
     def quantize(self, value: ir.Value, encoding: Encoding, name: str) -> Codes:
         """QuantizeLinear with one scale for the whole tensor.
 
-        Scale and zero point are 0-d: onnxruntime's fusions refuse the shape [1].
+        Scale and zero point are 0-d: onnxruntime's fusions refuse the shape [1]. A type narrower than its storage
+        (6 bits in uint8) gets a Clip in front, because QuantizeLinear saturates at the storage's ends only.
         """
+        if encoding.dtype.bits < 8 * encoding.dtype.storage.itemsize:
+            value = self._clip(value, encoding, name)
         scale = self.constant(f"{name}_scale", np.asarray(encoding.scale, np.float32))
         zero = self.constant(f"{name}_zero_point", np.asarray(encoding.zero_point, encoding.dtype.storage))
         (codes,) = self.node("QuantizeLinear", (value, scale, zero), f"{name}_QuantizeLinear")
         codes.type, codes.shape = zero.type, value.shape
         return Codes(codes, scale, zero)
+
+    def _clip(self, value: ir.Value, encoding: Encoding, name: str) -> ir.Value:
+        """The values that the outermost codes of a type stand for, and what lies between."""
+        ends = (np.asarray([encoding.dtype.qmin, encoding.dtype.qmax]) - encoding.zero_point) * encoding.scale
+        low, high = (
+            self.constant(f"{name}_{side}", np.asarray(end, np.float32))
+            for side, end in zip(("low", "high"), ends, strict=True)
+        )
+        (clipped,) = self.node("Clip", (value, low, high), f"{name}_Clip")
+        clipped.type, clipped.shape = value.type, value.shape
+        return clipped
 
     def dequantize(self, codes: Codes, name: str) -> ir.Value:
         """DequantizeLinear of what `quantize` gave."""
