@@ -17,7 +17,7 @@ from typing import Any
 from qonnx_pipe import __version__
 from qonnx_pipe.core.artifact import sha256_file, sha256_json
 from qonnx_pipe.core.files import atomic_directory_write, is_free, locked, sync, write_json, writing
-from qonnx_pipe.errors import UsageError
+from qonnx_pipe.core.places import cache_root
 
 RECORD = "entry.json"
 
@@ -62,7 +62,7 @@ class Store:
     """
 
     def __init__(self, root: Path | None = None) -> None:
-        self.root = (root or default_root()).absolute()
+        self.root = (root or cache_root()).absolute()
         self.damaged: list[Damaged] = []
         self._digests: dict[tuple[int, int, int, int], str] = {}
 
@@ -234,29 +234,17 @@ class Store:
         return self._digests[stamp]
 
 
-def default_root() -> Path:
-    """$QPIPE_CACHE, or `qonnx_pipe` in $XDG_CACHE_HOME, or in ~/.cache; UsageError for a user without a home."""
-    if chosen := os.environ.get("QPIPE_CACHE"):
-        return Path(chosen)
-    cache_home = os.environ.get("XDG_CACHE_HOME", "")
-    if Path(cache_home).is_absolute():
-        return Path(cache_home) / "qonnx_pipe"
-    try:
-        return Path.home() / ".cache" / "qonnx_pipe"
-    except RuntimeError as error:
-        raise UsageError("no home folder for the cache", fix="set QPIPE_CACHE to a folder") from error
-
-
-def key_of(stage: str, config: object, inputs: Mapping[str, str], libraries: Sequence[str]) -> str:
+def key_of(
+    stage: str, config: object, inputs: Mapping[str, str], libraries: Sequence[str], *, code: str | None = None
+) -> str:
     """Key of what a stage would make now: SHA-256 of everything that determines it.
 
     `config` is plain JSON values, `inputs` name → SHA-256, `libraries` the distributions that the stage calls; the
-    code is in it by its bytes.
+    code is in it by its bytes: all of it, unless `code` says which part decides.
     """
     versions = {name: _version(name) for name in libraries}
-    return sha256_json(
-        {"stage": stage, "config": config, "inputs": dict(inputs), "code": code_version(), "libraries": versions}
-    )
+    facts = {"stage": stage, "config": config, "inputs": dict(inputs), "libraries": versions}
+    return sha256_json({**facts, "code": code or code_version()})
 
 
 @cache

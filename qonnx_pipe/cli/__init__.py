@@ -18,11 +18,13 @@ from qonnx_pipe.errors import Interrupted, QpipeError, RecipeError, UsageError
 
 COMMANDS = {
     "run": "Run the whole pipeline of a recipe, cached and resumable.",
+    "train": "Fine-tune the classifier that a recipe describes.",
     "export": "Export a model to a float ONNX file.",
     "calibrate": "Collect activation statistics of an ONNX model.",
     "quantize": "Quantize an ONNX model with a recipe and a calibration table.",
     "validate": "Compare a model with its float reference: accuracy, speed, size, kernels.",
     "plan": "Show every site, its spec and the rule that chose it; change nothing.",
+    "analyse": "See the outliers of a model, and which quantizers cost its accuracy.",
     "bench": "Time several models side by side on one provider.",
     "inspect": "Show what an ONNX file holds: operators, bits per layer, size, kernels.",
     "providers": "List the execution providers of this machine.",

@@ -31,7 +31,14 @@ MODEL = click.Path(path_type=Path)
 @click.option(
     "--histogram",
     type=click.Choice(["tensor", "embedding"]),
-    help="Also keep histograms of every site, for the ranges mse, percentile and entropy.",
+    help="Also keep histograms of every site, for the ranges mse, mse_grid, golden_section, percentile and entropy.",
+)
+@click.option(
+    "--tokens",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Also keep so many whole tokens of the input of every linear layer and of the logits, for smoothing, folds, "
+    "adaround, bias correction and the range cross_entropy: 1024.",
 )
 @output.out_option("The calibration table, .npz.")
 @output.json_option
@@ -48,6 +55,7 @@ def command(
     batch_size: int,
     max_length: int,
     histogram: str | None,
+    tokens: int,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -57,6 +65,7 @@ def command(
     """
     from qonnx_pipe import data as data_room
     from qonnx_pipe.core.artifact import sha256_file
+    from qonnx_pipe.core.site import Role
     from qonnx_pipe.core.statistics import Provenance, Request, Requests
     from qonnx_pipe.graph.summary import summarise
     from qonnx_pipe.stages.calibrate import calibrate_stage, write_table
@@ -71,7 +80,12 @@ def command(
         batch_size=batch_size,
         max_length=max_length,
     )
-    wanted = Requests(tuple(Request(site.id, histogram=histogram) for site in sites.activations if histogram))
+    wanted = Requests(
+        tuple(
+            Request(site.id, histogram=histogram, samples=tokens if site.feeds or site.role is Role.HEAD else 0)
+            for site in sites.activations
+        )
+    )
     provenance = Provenance(sha256_file(model), examples.sha256, 0, 0, 0, batch_size, max_length)
     workdir = out.with_name(f".{out.name}.partial")
     with output.progress("calibrating", len(batches)) as bar:

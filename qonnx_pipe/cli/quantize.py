@@ -19,7 +19,7 @@ FILE = click.Path(path_type=Path)
 @click.argument("model", type=FILE)
 @click.option("--recipe", "recipe", required=True, help="A recipe file, or the name of a packaged one.")
 @click.option("--calibration", type=FILE, required=True, help="A table that `qpipe calibrate` wrote for this model.")
-@output.out_option("The quantized model; its encodings are written beside it.")
+@output.out_option("The quantized model; its plan and its encodings are written beside it.")
 @output.set_option
 @output.json_option
 @output.verbosity_options
@@ -33,6 +33,7 @@ def command(
     from qonnx_pipe.recipe import load
     from qonnx_pipe.recipe.library import find
     from qonnx_pipe.stages.calibrate import read_table
+    from qonnx_pipe.stages.lowering import settle_forms
     from qonnx_pipe.stages.plan import plan_stage
     from qonnx_pipe.stages.quantize import quantize_stage
 
@@ -42,7 +43,9 @@ def command(
         raise DataError(
             "the table was made for another model", where=str(calibration), fix=f"`qpipe calibrate {model} …`"
         )
+    plan = settle_forms(model, plan, table)
     encodings = quantize_stage(model, plan, table, out)
+    write_json(out.with_suffix(".plan.json"), plan.to_json())
     write_json(out.with_suffix(".encodings.json"), encodings.to_json())
     ratio = model.stat().st_size / out.stat().st_size
     if as_json:

@@ -20,7 +20,7 @@ SHOWN: tuple[tuple[str, Stage, str], ...] = (
 )
 """What people look for in a run directory: its word, its stage, its file."""
 
-STAGE = click.Choice(["export", "plan", "calibrate", "quantize", "validate", "report"])
+STAGE = click.Choice(["export", "plan", "calibrate", "round", "quantize", "validate", "report"])
 
 
 @click.command(

@@ -99,10 +99,12 @@ def _percent(metric: Metric | None) -> str:
 
 def _size(verdict: Verdict) -> Text:
     size, parts = verdict.size, verdict.size.parts
+    packed = size.low_bit_bytes or size.quantized_bytes
+    fewer_bits = f"; {packed / 1e6:.1f} MB once low bits are packed" if packed < 0.99 * size.quantized_bytes else ""
     return Text(
         f"size: {size.quantized_bytes / 1e6:.1f} MB of {size.float_bytes / 1e6:.1f} MB, {size.ratio:.2f}× smaller "
         f"(weights {parts.weights / 1e6:.1f}, embeddings {parts.embeddings / 1e6:.1f}, "
-        f"scales {parts.scales / 1e6:.2f}, other {parts.other / 1e6:.2f} MB)"
+        f"scales {parts.scales / 1e6:.2f}, other {parts.other / 1e6:.2f} MB){fewer_bits}"
     )
 
 

@@ -43,7 +43,34 @@ class EmbeddingGroups:
         return groups
 
 
-ResolvedGranularity = PerTensor | PerChannel | PerGroup | EmbeddingGroups
+@dataclass(frozen=True)
+class Windows:
+    """Per tensor, where further columns of codes go on beyond the ends of the range (the form `expand`).
+
+    A window is what the codes qmin … qmax reach. Column i shows dimension `dimensions[i]` through the window that lies
+    `places[i]` windows above the tensor's own (below, where negative); outside of it the column saturates. No columns
+    at all are the same as PerTensor.
+    """
+
+    width: int
+    dimensions: tuple[int, ...]
+    places: tuple[int, ...]
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """The dimension that each column of codes shows: all in order, then those of the further columns."""
+        return (*range(self.width), *self.dimensions)
+
+    def __post_init__(self) -> None:
+        if any(not 0 <= dimension < self.width for dimension in self.dimensions):
+            raise ValueError(f"a column shows a dimension that is none of {self.width}")
+        if len(self.dimensions) != len(self.places):
+            raise ValueError(f"{len(self.dimensions)} columns, {len(self.places)} places of windows")
+        if 0 in self.places:
+            raise ValueError("place 0 is the tensor's own window")
+
+
+ResolvedGranularity = PerTensor | PerChannel | PerGroup | EmbeddingGroups | Windows
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +78,8 @@ class Encoding:
     """Scale and zero point of one tensor.
 
     Shapes of `scale` (float32, > 0) and `zero_point` (int32, within the type's codes):
-    PerTensor (), PerChannel (channels,), EmbeddingGroups (K,), PerGroup: the tensor's shape with its axis divided
-    by the size.
+    PerTensor and Windows (), PerChannel (channels,), EmbeddingGroups (K,), PerGroup: the tensor's shape with its axis
+    divided by the size.
     """
 
     dtype: QType
@@ -65,7 +92,7 @@ class Encoding:
         zero_point = np.asarray(self.zero_point, np.int32)
         if scale.shape != zero_point.shape:
             raise ValueError(f"scale has shape {scale.shape}, zero point {zero_point.shape}")
-        if isinstance(self.granularity, PerTensor) and scale.shape != ():
+        if isinstance(self.granularity, PerTensor | Windows) and scale.shape != ():
             raise ValueError(f"a per-tensor scale is 0-d, not of shape {scale.shape}")
         if isinstance(self.granularity, EmbeddingGroups) and scale.shape != (len(self.granularity.sizes),):
             raise ValueError(f"{len(self.granularity.sizes)} groups, scale of shape {scale.shape}")
@@ -89,6 +116,9 @@ class Encoding:
                 layout = {"kind": "per_group", "axis": axis, "size": size}
             case EmbeddingGroups(sizes, permutation):
                 layout = {"kind": "per_embedding_group", "sizes": list(sizes), "permutation": list(permutation)}
+            case Windows(width, dimensions, places):
+                columns = {"dimensions": list(dimensions), "places": list(places)}
+                layout = {"kind": "windows", "width": width, **columns}
         return {
             "dtype": self.dtype.name,
             "granularity": layout,
@@ -112,6 +142,8 @@ class Encoding:
                 granularity = PerGroup(int(layout["axis"]), int(layout["size"]))
             case "per_embedding_group":
                 granularity = EmbeddingGroups(tuple(layout["sizes"]), tuple(layout["permutation"]))
+            case "windows":
+                granularity = Windows(int(layout["width"]), tuple(layout["dimensions"]), tuple(layout["places"]))
             case kind:
                 raise ValueError(f"unknown granularity {kind!r}")
         return cls(

@@ -94,10 +94,11 @@ def _counterpart(node: WeightMatMul, optimized: Sequence[WeightMatMul]) -> Weigh
     same_weight = [other for other in optimized if other.weight == node.weight]
     if len(same_weight) == 1:
         return same_weight[0]
-    # MatMul + Add becomes "<name>/MatMulAddFusion": a fused name begins with the old one.
+    # MatMul + Add becomes "<name>/MatMulAddFusion", Gemm + Tanh "fused <name>".
     candidates = same_weight or optimized
     named = [other for other in candidates if other.node == node.node]
-    named = named or [other for other in candidates if other.node.startswith(f"{node.node}/")]
+    fused = f"fused {node.node}"
+    named = named or [other for other in candidates if other.node.startswith(f"{node.node}/") or other.node == fused]
     return named[0] if named else None
 
 

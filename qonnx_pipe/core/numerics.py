@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from qonnx_pipe.core.encoding import EmbeddingGroups, Encoding, FloatArray, IntArray
+from qonnx_pipe.core.encoding import EmbeddingGroups, Encoding, FloatArray, IntArray, Windows
 from qonnx_pipe.core.granularity import PerChannel, PerGroup
 from qonnx_pipe.core.qtype import QType
 
@@ -37,8 +37,14 @@ def scale_and_zero_point(
 
 
 def quantize(values: FloatArray, encoding: Encoding) -> npt.NDArray[np.generic]:
-    """Codes of `values` in `encoding.dtype.storage`: clamp(round_half_even(x/s) + z), as ONNX QuantizeLinear rounds."""
-    scale, zero_point = _expand(encoding, values.shape)
+    """Codes of `values` in `encoding.dtype.storage`: clamp(round_half_even(x/s) + z), as ONNX QuantizeLinear rounds.
+
+    Windows give a code more along the last axis for each of their columns, displaced by `displacements`.
+    """
+    if isinstance(encoding.granularity, Windows):
+        columns = values[..., list(encoding.granularity.dimensions)] - displacements(encoding)
+        values = np.concatenate([values, columns], axis=-1)
+    scale, zero_point = broadcast(encoding, values.shape)
     with np.errstate(over="ignore"):  # a value far beyond a tiny scale: infinity is clamped like any other
         codes = np.rint(values / scale) + zero_point
     clamped: FloatArray = np.clip(codes, encoding.dtype.qmin, encoding.dtype.qmax)
@@ -46,14 +52,31 @@ def quantize(values: FloatArray, encoding: Encoding) -> npt.NDArray[np.generic]:
 
 
 def dequantize(codes: npt.NDArray[np.generic], encoding: Encoding) -> FloatArray:
-    """Real values of codes: (q − z)·s in float32."""
-    scale, zero_point = _expand(encoding, codes.shape)
-    return ((codes.astype(np.int32) - zero_point).astype(np.float32) * scale).astype(np.float32)
+    """Real values of codes: (q − z)·s in float32; the columns of Windows are added up."""
+    scale, zero_point = broadcast(encoding, codes.shape)
+    whole = codes.astype(np.int32)
+    if isinstance(encoding.granularity, Windows):
+        whole = _added_up(whole, encoding)
+    return ((whole - zero_point).astype(np.float32) * scale).astype(np.float32)
 
 
 def fake_quantize(values: FloatArray, encoding: Encoding) -> FloatArray:
     """`dequantize(quantize(values))`: what a simulated quantizer passes on."""
     return dequantize(quantize(values, encoding), encoding)
+
+
+def displacements(encoding: Encoding) -> FloatArray:
+    """What is subtracted from the dimension of each column of Windows, shape (columns,): places · levels · scale."""
+    assert isinstance(encoding.granularity, Windows)
+    places = np.asarray(encoding.granularity.places, np.float64)
+    return np.asarray(places * encoding.dtype.levels * np.float64(encoding.scale), np.float32)
+
+
+def resting_codes(encoding: Encoding) -> IntArray:
+    """The code of each column of Windows whose value lies in the tensor's own window: qmin above it, qmax below."""
+    assert isinstance(encoding.granularity, Windows)
+    above = np.asarray(encoding.granularity.places) > 0
+    return np.where(above, encoding.dtype.qmin, encoding.dtype.qmax).astype(np.int32)
 
 
 def sqnr_db(reference: npt.ArrayLike, actual: npt.ArrayLike) -> float:
@@ -66,7 +89,17 @@ def sqnr_db(reference: npt.ArrayLike, actual: npt.ArrayLike) -> float:
     return float("-inf") if signal == 0.0 else 10.0 * float(np.log10(signal / noise))
 
 
-def _expand(encoding: Encoding, shape: tuple[int, ...]) -> tuple[FloatArray, IntArray]:
+def _added_up(codes: IntArray, encoding: Encoding) -> IntArray:
+    """Codes of the dimensions alone, beyond qmin and qmax where columns go on: Σᵢ clip(q − i·levels) = q."""
+    assert isinstance(encoding.granularity, Windows)
+    width, dimensions = encoding.granularity.width, encoding.granularity.dimensions
+    total, moved = codes[..., :width].copy(), codes[..., width:] - resting_codes(encoding)
+    for column, dimension in enumerate(dimensions):
+        total[..., dimension] += moved[..., column]
+    return total
+
+
+def broadcast(encoding: Encoding, shape: tuple[int, ...]) -> tuple[FloatArray, IntArray]:
     """Scale and zero point in a shape that broadcasts against a tensor of `shape`."""
     scale, zero_point = encoding.scale, encoding.zero_point
     match encoding.granularity:

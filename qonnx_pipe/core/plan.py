@@ -13,7 +13,8 @@ from qonnx_pipe.core.spec import QuantSpec
 
 Placement = Literal["matmul_inputs", "full"]
 MatMulForm = Literal["integer", "qdq"]
-Lowering = Literal["integer", "qdq", "split", "fold", "expand", "reference", "gather_dq", "float"]
+Lowering = Literal["integer", "qdq", "split", "fold", "expand", "reference", "gather_dq", "float", "auto"]
+"""The form in the graph; "auto" stands only in a plan that calibration has yet to settle."""
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,18 @@ LAYER_ROLES = (
 )
 """The 13 activation sites of one encoder layer, in the order of the data flow."""
 
+STREAM_ROLES = frozenset(
+    {
+        Role.ATTENTION_OUTPUT,
+        Role.ATTENTION_SUM,
+        Role.FFN_INPUT,
+        Role.FFN_OUTPUT,
+        Role.RESIDUAL_SUM,
+        Role.LAYER_OUTPUT,
+    }
+)
+"""Activations of one layer that hold hidden dimensions, from the attention's end on: one order can serve them all."""
+
 
 @dataclass(frozen=True)
 class Site:

@@ -37,6 +37,11 @@ class QuantSpec:
     columns: int = 16
     rounding: Rounding = "nearest"
 
+    @property
+    def folds(self) -> bool:
+        """Whether scales (and shifts) of the dimensions move into the constants around the tensor."""
+        return self.form == "fold" or self.smooth > 0 or self.shift
+
     def __str__(self) -> str:
         extras = {
             " symmetric": self.symmetric,

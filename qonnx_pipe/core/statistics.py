@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
@@ -135,8 +135,8 @@ def _bin_of_code(mantissa_bits: int) -> CountArray:
 class SiteStatistics:
     """Everything that one calibration saw at a site; what was not asked for is None.
 
-    `samples` are whole tokens, shape (n, d), chosen by the example's number and a seed alone: two sites that were both
-    asked for n hold the same tokens in the same order, whatever the batch size.
+    `samples` are whole tokens, shape (n, d), by example and position, chosen as in `core.sampling`: all sites that were
+    asked hold the same tokens in the same order, whatever the batches were; a site with one row an example holds rows.
     """
 
     minmax: MinMax
@@ -145,16 +145,28 @@ class SiteStatistics:
     samples: FloatArray | None = None
 
     def divided(self, scale: FloatArray) -> SiteStatistics:
-        """Extremes of the same data with each dimension divided by `scale`, shape (d,); a histogram does not survive.
+        """Statistics of the same data with each dimension divided by `scale`, shape (d,); a histogram does not survive.
 
         The running extremes of the whole tensor become the extremes over the dimensions' own.
         """
         minmax = MinMax(self.minmax.minimum / scale, self.minmax.maximum / scale)
+        samples = None if self.samples is None else self.samples / scale
         if self.running is None:
-            return SiteStatistics(minmax)
+            return SiteStatistics(minmax, samples=samples)
         low, high = self.running.minimum / scale, self.running.maximum / scale
         running = RunningMinMax(low, high, np.float32(low.min()), np.float32(high.max()))
-        return SiteStatistics(minmax, running)
+        return SiteStatistics(minmax, running, samples=samples)
+
+    def reordered(self, order: Sequence[int]) -> SiteStatistics:
+        """Statistics of the same data with dimension `order[i]` at place i; what holds for the whole tensor stays."""
+        places = list(order)
+        minmax = MinMax(self.minmax.minimum[places], self.minmax.maximum[places])
+        running, histogram, samples = self.running, self.histogram, self.samples
+        if running is not None:
+            running = replace(running, minimum=running.minimum[places], maximum=running.maximum[places])
+        if histogram is not None and len(histogram.counts) > 1:
+            histogram = replace(histogram, counts=histogram.counts[places])
+        return SiteStatistics(minmax, running, histogram, None if samples is None else samples[:, places])
 
 
 @dataclass(frozen=True)
@@ -177,6 +189,11 @@ class CalibrationTable:
     sites: Mapping[str, SiteStatistics]
     provenance: Provenance
 
+    def reordered(self, orders: Mapping[str, Sequence[int]]) -> CalibrationTable:
+        """The table of a model whose dimensions stand in another order at the sites of `orders`."""
+        sites = {site: seen.reordered(orders[site]) if site in orders else seen for site, seen in self.sites.items()}
+        return CalibrationTable(sites, self.provenance)
+
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """Flat arrays for an .npz file: "site|statistic|field"."""
         arrays: dict[str, npt.NDArray[np.generic]] = {}
@@ -191,6 +208,8 @@ class CalibrationTable:
             if seen.histogram is not None:
                 arrays[f"{site}|histogram|counts"] = seen.histogram.counts
                 arrays[f"{site}|histogram|mantissa_bits"] = np.asarray(seen.histogram.mantissa_bits)
+            if seen.samples is not None:
+                arrays[f"{site}|samples|tokens"] = seen.samples
         return arrays
 
     @classmethod
@@ -219,7 +238,8 @@ def _site_statistics(found: Mapping[str, Mapping[str, npt.NDArray[np.generic]]])
     if "histogram" in found:
         counts = found["histogram"]["counts"].astype(np.int64)
         histogram = Histogram(counts, int(found["histogram"]["mantissa_bits"].astype(np.int64)))
-    return SiteStatistics(minmax, running, histogram)
+    samples = floats("samples", "tokens") if "samples" in found else None
+    return SiteStatistics(minmax, running, histogram, samples)
 
 
 @dataclass(frozen=True)
@@ -240,3 +260,8 @@ class Requests:
     """The plan's wishes for one calibration pass: one request a site, in data-flow order."""
 
     items: tuple[Request, ...] = field(default=())
+
+    @property
+    def samples(self) -> int:
+        """How many tokens one calibration keeps, at every site that asks for some: the most that a site asks for."""
+        return max((request.samples for request in self.items), default=0)

@@ -58,11 +58,16 @@ class SizeParts:
 
 @dataclass(frozen=True)
 class Size:
-    """Bytes of the float and of the quantized model; `parts` are the quantized model's."""
+    """Bytes of the float and of the quantized model; `parts` are the quantized model's.
+
+    `low_bit_bytes`: what the quantized model would take with every weight's codes packed into as few bits as they need;
+    None where nobody counted.
+    """
 
     float_bytes: int
     quantized_bytes: int
     parts: SizeParts
+    low_bit_bytes: int | None = None
 
     @property
     def ratio(self) -> float:
@@ -161,7 +166,7 @@ class Verdict:
         size = data["size"]
         return cls(
             tuple(Gate(**gate) for gate in data["gates"]),
-            Size(size["float_bytes"], size["quantized_bytes"], SizeParts(**size["parts"])),
+            Size(size["float_bytes"], size["quantized_bytes"], SizeParts(**size["parts"]), size.get("low_bit_bytes")),
             tuple(_result(result) for result in data["results"]),
             tuple(Skipped(**skipped) for skipped in data["skipped"]),
             data["machine"],

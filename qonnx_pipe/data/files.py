@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -29,8 +29,8 @@ READERS: Mapping[str, Callable[[Path, Columns], Rows]] = {
 }
 
 
-def read_path(path: Path, split: str, columns: Columns) -> Rows:
-    """Rows of a file or a folder; of the wanted split, if the folder has splits of its own.
+def read_path(path: Path, splits: Collection[str], columns: Columns) -> Rows:
+    """Rows of a file or a folder; of the wanted splits, if the folder has splits of its own.
 
     A folder holds either its splits (`train` with `validation` or `test`: folders or files), or one folder of .txt
     documents for each class, or .txt documents without a class. Raises DataError for everything else.
@@ -47,15 +47,15 @@ def read_path(path: Path, split: str, columns: Columns) -> Rows:
     if not parts:
         _refuse_columns(path, columns)
         return _documents(path)
-    return pick({name: partial(read_path, part, ALL, columns) for name, part in parts.items()}, split, path)
+    return pick({name: partial(read_path, part, (ALL,), columns) for name, part in parts.items()}, splits, path)
 
 
-def pick(parts: Mapping[str, Callable[[], Rows]], split: str, where: object) -> Rows:
-    """The rows of one of a source's own splits, or of all of them; DataError when it has no such split."""
-    if split != ALL and split not in parts:
+def pick(parts: Mapping[str, Callable[[], Rows]], splits: Collection[str], where: object) -> Rows:
+    """The rows of these of a source's own splits, or of all of them; DataError when it has no such split."""
+    if missing := [split for split in splits if split != ALL and split not in parts]:
         found = ", ".join(parts)
-        raise DataError(f"there is no split {split!r}", where=str(where), fix=f"it has {found}")
-    chosen = [read() for name, read in parts.items() if split in (ALL, name)]
+        raise DataError(f"there is no split {missing[0]!r}", where=str(where), fix=f"it has {found}")
+    chosen = [read() for name, read in parts.items() if ALL in splits or name in splits]
     items = tuple(row for rows in chosen for row in rows.items)
     return Rows(items, tuple(dict.fromkeys(note for rows in chosen for note in rows.notes)), own_split=True)
 

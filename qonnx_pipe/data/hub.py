@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -13,8 +14,8 @@ from qonnx_pipe.errors import DataError, MissingDependency
 SCHEME = "hub:"
 
 
-def read_hub(source: str, split: str, columns: Columns) -> Rows:
-    """Rows of `hub:NAME[:config]`; of the wanted split, if the data set has more than one.
+def read_hub(source: str, splits: Collection[str], columns: Columns) -> Rows:
+    """Rows of `hub:NAME[:config]`; of the wanted splits, if the data set has more than one.
 
     Raises MissingDependency without the `datasets` library, DataError when the data set cannot be had.
     """
@@ -31,7 +32,7 @@ def read_hub(source: str, split: str, columns: Columns) -> Rows:
         fix = "check name, configuration, network and HF_HUB_OFFLINE, or give a local file"
         raise DataError(what, where=source, fix=fix) from error
     parts = {name: partial(_rows, f"{source} {name}", part, columns) for name, part in found.items()}
-    return pick(parts, split, source) if len(parts) > 1 else next(iter(parts.values()))()
+    return pick(parts, splits, source) if len(parts) > 1 else next(iter(parts.values()))()
 
 
 def _rows(where: str, part: Any, columns: Columns) -> Rows:

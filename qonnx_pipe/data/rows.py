@@ -41,10 +41,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the text and the label column, where the user gave them."""
+    """Names of the text and the label column, where the user gave them; of all columns, where the table has none."""
 
     text: str | None = None
     label: str | None = None
+    header: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return self.text is not None or self.label is not None
+        return self.text is not None or self.label is not None or bool(self.header)

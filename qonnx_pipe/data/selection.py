@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from hashlib import sha256
 
 from qonnx_pipe.data.rows import ALL
 
-TRAIN, VALIDATION = 0.7, 0.8
-"""Where train ends and where validation ends, in the unit interval; the rest is test."""
+Shares = tuple[float, float, float]
+SHARES: Shares = (0.7, 0.1, 0.2)
+"""Train, validation and test, of a source that has no splits of its own."""
 
 
-def split_of(key: bytes) -> str:
-    """Train (70 %), validation (10 %) or test (20 %), by the SHA-256 of an example's bytes alone."""
+def split_of(key: bytes, shares: Shares = SHARES) -> str:
+    """Train, validation or test, by the SHA-256 of an example's bytes alone."""
     place = int.from_bytes(sha256(key).digest()[:8], "big") / 2**64
-    return "train" if place < TRAIN else "validation" if place < VALIDATION else "test"
+    train, validation, _ = shares
+    return "train" if place < train else "validation" if place < round(train + validation, 9) else "test"
 
 
-def select(keys: Sequence[bytes], split: str, samples: int | None, seed: int) -> list[int]:
-    """Indices of the examples of a split; with `samples`, at most so many of them, in an order that the seed shuffles.
+def select(
+    keys: Sequence[bytes], splits: Collection[str], samples: int | None, seed: int, shares: Shares = SHARES
+) -> list[int]:
+    """Indices of the examples of these splits; with `samples`, at most so many, in an order that the seed shuffles.
 
     The samples are those whose digests under the seed are smallest: the order of `keys` plays no part.
     """
-    chosen = [index for index, key in enumerate(keys) if split in (ALL, split_of(key))]
+    chosen = [index for index, key in enumerate(keys) if ALL in splits or split_of(key, shares) in splits]
     if samples is None:
         return chosen
     prefix = f"{seed}:".encode()

@@ -21,7 +21,10 @@ Record = tuple[str, Mapping[str, object]]
 
 
 def read_delimited(path: Path, columns: Columns) -> Rows:
-    """Rows of a .csv file (quotes as in RFC 4180) or a .tsv file (no quotes, as its registration says), with header."""
+    """Rows of a .csv file (quotes as in RFC 4180) or a .tsv file (no quotes, as its registration says).
+
+    The first line is the header, unless `columns` brings one.
+    """
     tabs = path.suffix.lower() == ".tsv"
     reader = csv.reader(
         io.StringIO(read_text(path), newline=""),
@@ -30,7 +33,7 @@ def read_delimited(path: Path, columns: Columns) -> Rows:
         strict=True,
     )
     try:
-        header = [name.strip() for name in next(reader, [])]
+        header = list(columns.header) or [name.strip() for name in next(reader, [])]
         if len(set(header)) < len(header):
             raise DataError("the header names a column twice", where=f"{path}:1", fix="give each column its own name")
         return table(str(path), header, list(_records(path, reader, header)), columns)
@@ -96,9 +99,14 @@ def table(where: str, names: Sequence[str], records: Iterable[Record], columns: 
         raise DataError(what, where=where, fix="name it with text_column, or add the header if it is missing")
     label = _column("label", columns.label, LABEL_NAMES, names, where)
     rows = tuple(Row(_text(values, text, place), _label(values, label, place), place) for place, values in records)
+    blank = [row.where for row in rows if label is not None and row.label is None and not row.text.strip()]
     guessed = [f"text from column {text!r}"] if columns.text is None else []
     guessed += [f"label from column {label!r}"] if columns.label is None and label is not None else []
-    return Rows(rows, tuple(guessed))
+    if blank:
+        guessed.append(
+            f"left out, neither text nor label: {blank[0]}{f' and {len(blank) - 1} more' * (len(blank) > 1)}"
+        )
+    return Rows(tuple(row for row in rows if row.where not in set(blank)), tuple(guessed))
 
 
 def _column(kind: str, named: str | None, usual: Sequence[str], names: Sequence[str], where: str) -> str | None:

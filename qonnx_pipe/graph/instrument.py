@@ -1,4 +1,4 @@
-"""Instrument: a copy of a model that also outputs, for every site, its extremes and, where asked, its values."""
+"""Instrument: a copy of a model that also outputs, for every site, its extremes and, where asked, values or samples."""
 
 from __future__ import annotations
 
@@ -10,39 +10,47 @@ import numpy as np
 import onnx_ir as ir
 
 from qonnx_pipe.core.site import Site, SiteMap
-from qonnx_pipe.core.statistics import Requests
+from qonnx_pipe.core.statistics import Request, Requests
 from qonnx_pipe.errors import ModelError
 from qonnx_pipe.graph import io
 from qonnx_pipe.graph.lowerings.emit import Emitter
 from qonnx_pipe.graph.passes.infer_shapes import InferShapes
 
 MASK_INPUT = "attention_mask"
+TOKENS_INPUT, EXAMPLES_INPUT = "observe_tokens", "observe_examples"
+"""Which samples to hand out: int64 [n, 2] of (row, position) and [n, 1] of rows; inputs only where they are asked."""
+
 FAR = np.float32(3.0e38)
 """Below any activation: added to padded tokens, it takes them out of a maximum; 0 added leaves the others exact."""
 
 
 @dataclass(frozen=True)
 class Outlets:
-    """Names of the outputs that one site got; `values` None unless its values were asked for.
+    """Names of the outputs that one site got; `values` and `samples` None unless they were asked for.
 
-    `sums` are over the last axis, which stays with size 1; None but for the last site of each layer. `pairwise` as in
-    Site.
+    `sums` are over the last axis, which stays with size 1; None but for the last site of each layer. `samples` has the
+    shape [n, d]. `pairwise` as in Site.
     """
 
     minimum: str
     maximum: str
     sums: str | None = None
     values: str | None = None
+    samples: str | None = None
     pairwise: bool = False
 
 
 @dataclass(frozen=True)
 class Instrumented:
-    """An instrumented model: its file, the outlets of each site, and the outputs that the model had before."""
+    """An instrumented model: its file, the outlets of each site, and the outputs that the model had before.
+
+    `tokens`: how many tokens every example has where no mask tells; None where a mask does, or nobody.
+    """
 
     path: Path
     outlets: Mapping[str, Outlets]
     outputs: tuple[str, ...]
+    tokens: int | None = None
 
 
 def instrument(model: Path, sites: SiteMap, requests: Requests, target: Path) -> Instrumented:
@@ -55,6 +63,10 @@ def instrument(model: Path, sites: SiteMap, requests: Requests, target: Path) ->
     2. [batch, heads, query, key] or [batch·heads, query, key]: pairs with a padded side become 0, a value that the
        range of scores and probabilities holds anyway.
     3. No mask input (images), or no token axis (pooled outputs): everything counts.
+
+    Where `requests` ask for samples, two more inputs say which, and only those tokens leave the graph: of [batch,
+    tokens, d] those at TOKENS_INPUT, of [batch, d] the rows at EXAMPLES_INPUT. Pairwise sites give none, nor do sites
+    with another number of tokens than the rest where there is no mask.
 
     Extremes are taken over the tokens of each example first, then over the batch: onnxruntime reduces a middle axis
     four times as fast as a leading one. Reductions stand right behind what they read, so that data are still in the
@@ -69,18 +81,18 @@ def instrument(model: Path, sites: SiteMap, requests: Requests, target: Path) ->
     outputs = tuple(str(output.name) for output in graph.outputs)
     values = {str(value.name): value for node in graph for value in node.outputs}
     _require_shapes(loaded, [values[site.tensor] for site in sites.activations], model)
-    wanted = {request.site for request in requests.items if request.histogram}
+    wishes = {request.site: request for request in requests.items}
     probe = _Probe(graph)
     last = {site.layer: site for site in sites.activations if not site.pairwise}
     outlets = {
         site.id: probe.outlets(
-            site, values[site.tensor], with_sums=last.get(site.layer) is site, with_values=site.id in wanted
+            site, values[site.tensor], wishes.get(site.id, Request(site.id)), with_sums=last.get(site.layer) is site
         )
         for site in sites.activations
     }
     probe.finish()
     io.save(loaded, target)
-    return Instrumented(target, outlets, outputs)
+    return Instrumented(target, outlets, outputs, probe.tokens)
 
 
 def _require_shapes(model: ir.Model, values: Sequence[ir.Value], path: Path) -> None:
@@ -104,6 +116,8 @@ class _Probe:
         self._axes = {axis: self.emit.constant(f"observe_axis{axis}", np.asarray([axis], np.int64)) for axis in axes}
         self._flat = self.emit.constant("observe_flat", np.asarray([1, -1], np.int64))
         mask = next((value for value in graph.inputs if value.name == MASK_INPUT), None)
+        self._chosen: dict[str, ir.Value] = {}
+        self.tokens: int | None = None
         self._penalty: ir.Value | None = None
         self._pairs: ir.Value | None = None
         if mask is not None:
@@ -124,8 +138,8 @@ class _Probe:
         (pairs,) = self.emit.node("Unsqueeze", (pairs, self._axes[1]), "observe_pairs")
         return penalty, pairs
 
-    def outlets(self, site: Site, value: ir.Value, *, with_sums: bool, with_values: bool) -> Outlets:
-        """Outputs with the site's extremes and, if wanted, sums and values."""
+    def outlets(self, site: Site, value: ir.Value, wish: Request, *, with_sums: bool) -> Outlets:
+        """Outputs with the site's extremes and, if wanted, sums, values and samples."""
         assert value.shape is not None  # `instrument` asked for it
         width = [1] if site.pairwise else value.shape[-1:]
         minimum, maximum = (self._extreme(site, value, operator) for operator in ("ReduceMin", "ReduceMax"))
@@ -133,11 +147,30 @@ class _Probe:
         if with_sums:
             (sums,) = self.emit.node("ReduceSum", (value, self._axes[-1]), f"{value.name}_sums")
             found = replace(found, sums=self._output(sums, [*value.shape[:-1], 1]))
-        if with_values:
+        if wish.histogram:
             found = replace(found, values=str(value.name))
             if not value.is_graph_output():
                 self.graph.outputs.append(value)
+        if wish.samples and not site.pairwise and (places := self._places(value.shape)) is not None:
+            (samples,) = self.emit.node("GatherND", (value, places), f"{value.name}_samples")
+            found = replace(found, samples=self._output(samples, [ir.SymbolicDim(None), value.shape[-1]]))
         return found
+
+    def _places(self, shape: ir.Shape) -> ir.Value | None:
+        """The input that says which samples to take of a tensor; None where nothing can say it."""
+        if len(shape) == 2:
+            return self._input(EXAMPLES_INPUT, 1)
+        if self._penalty is None and len(shape) == 3 and isinstance(shape[1], int):
+            self.tokens = self.tokens or shape[1]
+        masked = self._penalty is not None or shape[1] == self.tokens
+        return self._input(TOKENS_INPUT, 2) if len(shape) == 3 and masked else None
+
+    def _input(self, name: str, columns: int) -> ir.Value:
+        if name not in self._chosen:
+            shape = ir.Shape([ir.SymbolicDim(f"{name}_n"), columns])
+            self._chosen[name] = ir.Value(name=name, shape=shape, type=ir.TensorType(ir.DataType.INT64))
+            self.graph.inputs.append(self._chosen[name])
+        return self._chosen[name]
 
     def _output(self, value: ir.Value, shape: Sequence[int | ir.SymbolicDim]) -> str:
         value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(shape)

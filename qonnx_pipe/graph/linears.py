@@ -24,6 +24,11 @@ INTEGER_OPS = {
 }
 """Operators that compute in integers (MatMulNBits only where it says so), and which input is the weight."""
 
+PLAIN_OPS = frozenset({"Cast", "Sub", "Mul", "Div", "Reshape"})
+"""Operators that a plain weight is made of (`lowerings.plain`)."""
+
+PLAIN = "weight stored in integers, made real by plain arithmetic: activations are float, or groups have no kernel"
+
 INT8_ACCURACY_LEVEL = 4
 """`accuracy_level` of MatMulNBits at which activations are quantized to int8; below, it computes in float."""
 
@@ -40,12 +45,22 @@ def _weight_matmul(node: ir.Node) -> WeightMatMul | None:
         return None
     operand = node.inputs[place]
     dequantize = _dequantize(operand)
-    weight = dequantize.inputs[0] if dequantize else operand
+    weight = dequantize.inputs[0] if dequantize else stored_codes(operand) or operand
     if weight is None or not is_constant(weight):
         return None
     integer = node.op_type in INTEGER_OPS and not _float_nbits(node)
-    obstacle = "" if integer else _obstacle(node, dequantize)
+    plain = weight is not operand and dequantize is None
+    obstacle = "" if integer else PLAIN if plain else _obstacle(node, dequantize)
     return WeightMatMul(node.name or "", node.op_type, weight.name or "", integer, obstacle)
+
+
+def stored_codes(value: ir.Value | None) -> ir.Value | None:
+    """The constant integers that a plain weight is computed from, and from nothing but constants; else None."""
+    while value is not None and (node := value.producer()) is not None and node.op_type in PLAIN_OPS:
+        if not all(is_constant(operand) for operand in node.inputs[1:]):
+            return None
+        value = node.inputs[0]
+    return value if value is not None and is_constant(value) and _dtype(value).is_integer() else None
 
 
 def _obstacle(node: ir.Node, weight: ir.Node | None) -> str:

@@ -10,19 +10,27 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from qonnx_pipe.core.encoding import Encoding
+from qonnx_pipe.core.encoding import Encoding, FloatArray
+from qonnx_pipe.core.numerics import dequantize
 from qonnx_pipe.core.plan import PlanEntry, QuantPlan
 from qonnx_pipe.core.site import EMBEDDING_TABLES, Role
 from qonnx_pipe.errors import ModelError
+from qonnx_pipe.graph.biases import rebias
 from qonnx_pipe.graph.lowerings.activation import ActivationQuantizers
+from qonnx_pipe.graph.lowerings.attention import fuse_attention, share_sums
+from qonnx_pipe.graph.lowerings.columns import compute_slices
 from qonnx_pipe.graph.lowerings.emit import Emitter
 from qonnx_pipe.graph.lowerings.gather import lower_table
 from qonnx_pipe.graph.lowerings.linear import LinearLowering, QuantizedWeight
+from qonnx_pipe.graph.lowerings.reference import require_session
 from qonnx_pipe.graph.lowerings.residual import keep_norms_apart
 from qonnx_pipe.graph.walk import Linear, linears
 
 EncodeWeight = Callable[[PlanEntry, npt.NDArray[np.generic]], tuple[Encoding, npt.NDArray[np.generic]]]
 """Encoding and codes of a weight [in, out] or a table [rows, d]; called once a weight: one at a time is in work."""
+
+BiasError = Callable[[str, FloatArray, FloatArray], FloatArray | None]
+"""Name of a linear layer, its weight [in, out] and that weight quantized → what its bias lacks, (out,), or None."""
 
 QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 WIDE_OPSET = 21
@@ -30,24 +38,30 @@ WIDE_OPSET = 21
 
 
 def quantize(
-    model: ir.Model, plan: QuantPlan, activations: Mapping[str, Encoding], encode_weight: EncodeWeight
+    model: ir.Model,
+    plan: QuantPlan,
+    activations: Mapping[str, Encoding],
+    encode_weight: EncodeWeight,
+    bias_error: BiasError | None = None,
 ) -> dict[str, Encoding]:
     """Rewrite `model` in place as `plan` says; the encodings of its weights by site id.
 
     `activations` holds an encoding for every activation site that the plan quantizes. Names of inputs, outputs and
     linear layers stay (the K MatMuls of a split layer are called `<name>_group0`, …), and so do opset and metadata.
     Order: linear layers (they read quantizers on their own edge), then tables, then, for `placement: full`, every
-    other reader of a site. Raises ModelError for a model that is quantized already, or whose opset lacks a type that
-    the plan needs.
+    other reader of a site, then attention and residual sums. Raises ModelError for a model that is quantized already,
+    or whose opset lacks a type that the plan needs.
     """
     _check(model, activations)
-    work = _Work(model.graph, plan, activations, encode_weight)
+    work = _Work(model.graph, plan, activations, encode_weight, bias_error)
     work.lower_linears()
     work.lower_tables()
-    if any(entry.lowering == "integer" for entry in plan.quantized):
-        keep_norms_apart(model.graph)
     if plan.placement == "full":
         work.quantize_readers()
+    if any(entry.lowering == "integer" for entry in plan.quantized):
+        work.suit_the_kernels()
+    if any(entry.lowering == "reference" for entry in plan.quantized):
+        require_session(model)
     model.graph.sort()
     RemoveUnusedNodesPass()(model)
     return work.encodings
@@ -72,13 +86,16 @@ class _Work:
     plan: QuantPlan
     activations: Mapping[str, Encoding]
     encode_weight: EncodeWeight
+    bias_error: BiasError | None
     encodings: dict[str, Encoding] = field(default_factory=dict)
     emit: Emitter = field(init=False)
     quantizers: ActivationQuantizers = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "emit", Emitter(self.graph))
-        object.__setattr__(self, "quantizers", ActivationQuantizers(self.emit))
+        entries = [entry for entry in self.plan.quantized if not entry.site.is_weight]
+        forms = {self.activations[entry.site.id]: entry.lowering for entry in entries}
+        object.__setattr__(self, "quantizers", ActivationQuantizers(self.emit, forms))
 
     def lower_linears(self) -> None:
         """Every linear layer that has a quantized operand."""
@@ -96,9 +113,36 @@ class _Work:
             users = [layers.pop(name) for name in entry.site.feeds]
             weight = None
             if entry.spec is not None:
-                weight = QuantizedWeight(entry.site.tensor, *self._encoded(entry, _matrix(users[0])))
+                scale = self._row_scale(entry, [source_of.get(linear.name) for linear in users])
+                matrix = _matrix(users[0])
+                scaled = matrix if scale is None else matrix.astype(np.float32) * scale[:, None]
+                weight = QuantizedWeight(entry.site.tensor, *self._encoded(entry, scaled), scale)
             for linear in users:
+                if weight is not None:
+                    self._correct(linear, weight)
                 lowering.lower(linear, source_of.get(linear.name), weight, entry.lowering)
+        compute_slices(self.emit)
+
+    def _correct(self, linear: Linear, weight: QuantizedWeight) -> None:
+        """Add to a layer's bias what the quantization of its weight and input takes from its mean output."""
+        if self.bias_error is None:
+            return
+        real = dequantize(weight.codes, weight.encoding)
+        if weight.row_scale is not None:
+            real /= weight.row_scale[:, None]
+        error = self.bias_error(linear.name, _matrix(linear).astype(np.float32, copy=False), real)
+        if error is not None:
+            rebias(self.emit, linear, error.__add__)
+
+    def _row_scale(self, entry: PlanEntry, sources: list[Encoding | None]) -> FloatArray | None:
+        """What the quantizer in front asks a weight's rows to be multiplied by.
+
+        None where the readers of a shared weight have different quantizers, and where the weight's codes were learned.
+        """
+        first = sources[0]
+        if first is None or any(source is not first for source in sources):
+            return None
+        return None if entry.spec and entry.spec.rounding == "adaround" else self.quantizers.row_scale(first)
 
     def lower_tables(self) -> None:
         """Every embedding table that gets codes."""
@@ -115,7 +159,9 @@ class _Work:
         for entry in self.plan.quantized:
             if entry.site.is_weight:
                 continue
-            value = values[entry.site.tensor]
+            value = values.get(entry.site.tensor)
+            if value is None:  # its slices are computed apart, and only quantizers read them
+                continue
             readers = [usage for usage in value.uses() if usage.node not in self.emit.emitted]
             if not readers and not value.is_graph_output():
                 continue
@@ -124,6 +170,12 @@ class _Work:
                 usage.node.replace_input_with(usage.idx, quantized)
             if value.is_graph_output():
                 self.emit.replace_output(value, quantized)
+
+    def suit_the_kernels(self) -> None:
+        """What is around the linear layers, in the operators that onnxruntime runs fast; needs them lowered."""
+        fuse_attention(self.emit)
+        share_sums(self.emit)
+        keep_norms_apart(self.emit)
 
     def _encoded(self, entry: PlanEntry, weight: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.generic], Encoding]:
         encoding, codes = self.encode_weight(entry, weight)

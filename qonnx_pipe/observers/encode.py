@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from qonnx_pipe.core.encoding import EmbeddingGroups, Encoding
@@ -12,42 +14,67 @@ from qonnx_pipe.core.spec import QuantSpec
 from qonnx_pipe.core.statistics import Request, Requests, SiteStatistics
 from qonnx_pipe.errors import NumericsError
 from qonnx_pipe.observers import OBSERVERS
+from qonnx_pipe.observers.expand import expanded
 from qonnx_pipe.observers.groups import resolve_groups
+
+SAMPLED_TOKENS = 1024
+"""Tokens to keep where outputs are compared: AdaRound's samples in Bondarenko et al. 2021."""
 
 
 def requests(plan: QuantPlan) -> Requests:
-    """One request for each activation that the plan quantizes, in the plan's order."""
-    return Requests(
-        tuple(
-            _request(entry.site.id, entry.spec)
-            for entry in plan.entries
-            if entry.spec is not None and not entry.site.is_weight
-        )
-    )
+    """What the plan needs of its activations, in its order: one request for each that it quantizes or samples.
+
+    A plan that compares outputs (bias correction, AdaRound, a fold, an expansion, groups whose form is still open, an
+    error over tokens) needs whole tokens of every linear's input, quantized or not, and of every site that asks itself.
+    """
+    compares = plan.bias_correction or any(_compares(entry.spec) for entry in plan.entries)
+    wishes: list[Request] = []
+    for entry in plan.entries:
+        if entry.site.is_weight:
+            continue
+        sampled = compares and (bool(entry.site.feeds) or _compares(entry.spec))
+        if entry.spec is not None or sampled:
+            wishes.append(_request(entry.site.id, entry.spec, SAMPLED_TOKENS if sampled else 0))
+    return Requests(tuple(wishes))
 
 
-def _request(site: str, spec: QuantSpec) -> Request:
-    grouped = isinstance(spec.granularity, PerEmbedding | PerEmbeddingGroup)
+def _compares(spec: QuantSpec | None) -> bool:
+    """Whether something of a quantizer is chosen by what it does to whole tokens."""
+    if spec is None:
+        return False
+    open_form = spec.form == "auto" and isinstance(spec.granularity, PerEmbedding | PerEmbeddingGroup)
+    by_error = isinstance(spec.granularity, PerEmbeddingGroup) and spec.granularity.boundaries == "error"
+    moved = spec.smooth > 0 or spec.shift or spec.form in ("fold", "expand") or open_form
+    return moved or by_error or spec.rounding == "adaround" or spec.range == "cross_entropy"
+
+
+def _request(site: str, spec: QuantSpec | None, samples: int) -> Request:
+    if spec is None:
+        return Request(site, samples=samples)
+    grouped = isinstance(spec.granularity, PerEmbedding | PerEmbeddingGroup) or spec.form == "expand"
     needs = OBSERVERS[spec.range].requires
     histogram = ("embedding" if grouped else "tensor") if needs == "histogram" else None
-    return Request(site, running=needs == "running", histogram=histogram)
+    return Request(site, running=needs == "running", histogram=histogram, samples=samples)
 
 
 def encode_activation(
-    statistics: SiteStatistics, spec: QuantSpec, groups: EmbeddingGroups | None = None, *, site: str
+    statistics: SiteStatistics, spec: QuantSpec, order: Sequence[int] | None = None, *, site: str
 ) -> Encoding:
     """Encoding of an activation [..., d] from what calibration saw of it.
 
-    `groups` is a layout that another site decided (a shared permutation); None resolves the spec's own granularity.
+    `order` is the order of dimensions that groups with `permute="range"` share with other sites; None: their own.
     Raises NumericsError, naming `site`, when NaN, infinity or nothing at all was seen; ValueError for a granularity
     that activations do not have, or statistics that the spec's range method lacks.
     """
     _refuse_not_finite(statistics, site)
+    if spec.form == "expand":
+        return expanded(statistics, spec)
+    groups: EmbeddingGroups | None = None
     match spec.granularity:
         case PerTensor():
             pass
         case PerEmbedding() | PerEmbeddingGroup():
-            groups = groups or resolve_groups(spec.granularity, statistics.minmax)
+            groups = resolve_groups(spec.granularity, statistics.minmax, order)
         case other:
             raise ValueError(f"{site}: activations have no granularity {other}")
     low, high = OBSERVERS[spec.range].range(statistics, spec, groups)

@@ -20,6 +20,9 @@ The narrowest window has one bin a code: a 16th of the full range."""
 WINDOWS = 60
 """Candidate places of one end between the narrowest window and the full range."""
 
+NOISE = 1e-11
+"""Nats below which two divergences are a tie: float64 rounding of sums of a few thousand terms."""
+
 
 class EntropyObserver:
     """Migacz's calibration for any symmetry: a symmetric window draws both ends in, else the upper and then the lower.
@@ -55,14 +58,11 @@ class EntropyObserver:
 
 def _best_window(mass: Bound, zero: int, codes: int, *, symmetric: bool) -> tuple[int, int]:
     """Window [start, stop) of bins, around bin edge `zero`, that diverges least; on a tie the widest."""
-    best, least = (0, len(mass)), _divergence(mass, 0, len(mass), codes)
-    if least == 0.0:
-        return best
+    best = (0, len(mass))
     for end in ("both",) if symmetric else ("upper", "lower"):
-        for window in _windows(best, zero, codes, end):
-            found = _divergence(mass, *window, codes)
-            if found < least:
-                best, least = window, found
+        windows = [best, *_windows(best, zero, codes, end)]
+        found = _divergences(mass, np.array(windows), codes)
+        best = windows[int(np.argmax(found <= found.min() + NOISE))]
     return best
 
 
@@ -80,23 +80,38 @@ def _windows(full: tuple[int, int], zero: int, codes: int, end: str) -> Iterator
             yield from ((start + cut, stop) for cut in range(step, min(room, zero - start) + 1, step))
 
 
-def _divergence(mass: Bound, start: int, stop: int, codes: int) -> float:
-    """KL divergence, in nats, of the window's quantized distribution from the clipped original.
+def _divergences(mass: Bound, windows: npt.NDArray[np.int64], codes: int) -> Bound:
+    """KL divergences, in nats, of the quantized distributions of n windows [start, stop) from the clipped original.
 
     The original has its tails clipped into the end bins. The quantized one has `codes` levels, each spread evenly over
-    its bins that are not empty; a tail that falls into an empty level finds half a value there.
+    its bins that are not empty; a tail that falls into an empty level finds half a value there. `windows` has the shape
+    (n, 2). As a level is constant over its bins, sums over bins become differences of running sums at the levels' ends.
     """
-    inside = mass[start:stop]
     total = float(mass.sum())
-    if not inside.any():
-        return 0.0 if total == 0.0 else float("inf")
+    if total == 0.0:
+        return np.zeros(len(windows))
+    share, (start, stop) = mass / total, windows.T
+    passed, filled, entropy = (_running(terms) for terms in (share, share > 0.0, _x_log_x(share)))
+    below, above = passed[start], passed[-1] - passed[stop]
+    ends = start[:, None] + np.arange(codes + 1) * (stop - start)[:, None] // codes
+    inside, bins = np.diff(passed[ends]), np.diff(filled[ends])
     original = inside.copy()
-    original[0] += mass[:start].sum()
-    original[-1] += mass[stop:].sum()
-    filled = original > 0.0
-    first: npt.NDArray[np.int64] = np.arange(codes) * len(inside) // codes
-    level = np.add.reduceat(inside, first) / np.maximum(np.add.reduceat(filled, first, dtype=np.int64), 1)
-    spread = np.repeat(level, np.diff(first, append=len(inside)))[filled]
-    spread[spread == 0.0] = 0.5
-    share, quantized = original[filled] / total, spread / spread.sum()
-    return max(0.0, float(np.sum(share * np.log(share / quantized))))
+    for tail, first, level in ((below, start, 0), (above, stop - 1, -1)):
+        original[:, level] += tail
+        bins[:, level] += (share[first] == 0.0) & (tail > 0.0)
+    spread = np.divide(inside, bins, out=np.ones_like(inside), where=bins > 0.0)
+    spread[spread == 0.0] = 0.5 / total
+    own = entropy[stop] - entropy[start]
+    for tail, first in ((below, start), (above, stop - 1)):
+        own += _x_log_x(share[first] + tail) - _x_log_x(share[first])
+    found = own - (original * np.log(spread)).sum(axis=1) + np.log((spread * bins).sum(axis=1))
+    return np.where(inside.any(axis=1), np.maximum(0.0, found), np.inf)
+
+
+def _running(terms: npt.NDArray[np.generic]) -> Bound:
+    """Sums of the first 0, 1, 2, … terms."""
+    return np.pad(np.cumsum(terms, dtype=np.float64), (1, 0))
+
+
+def _x_log_x(x: Bound) -> Bound:
+    return np.asarray(x * np.log(np.where(x > 0.0, x, 1.0)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,23 +13,28 @@ from qonnx_pipe.core.spec import QuantSpec
 from qonnx_pipe.core.statistics import SiteStatistics
 from qonnx_pipe.observers.groups import pool_counts, pool_range, require_histogram, seen_edges
 from qonnx_pipe.observers.protocol import Bound, Range, Requirement
-from qonnx_pipe.observers.search import shrink
+from qonnx_pipe.observers.search import Search, shrink
 
 OCTAVES = 10
 """A range may shrink to 1/1000: with 10^6 values of size 1, clipping one of size 1000 is what still breaks even."""
 
 
+@dataclass(frozen=True)
 class MseObserver:
-    """Least mean squared error over the histogram, each bin's values evenly spread over the bin."""
+    """Least mean squared error over the histogram, each bin's values evenly spread over the bin.
 
+    `search` draws the ends of the range in, as `search.shrink` does.
+    """
+
+    search: Search = shrink
     requires: Requirement = "histogram"
-    order_independent = True
+    order_independent: bool = True
 
     def range(self, statistics: SiteStatistics, spec: QuantSpec, groups: EmbeddingGroups | None) -> Range:
         """Best range of the tensor or of each group, within what was seen."""
         low, high = pool_range(statistics.minmax.minimum, statistics.minmax.maximum, groups)
         error = _expected_error(statistics, spec, groups, low.ravel(), high.ravel())
-        below, above = shrink(error, low.ravel(), high.ravel(), symmetric=spec.symmetric, octaves=OCTAVES)
+        below, above = self.search(error, low.ravel(), high.ravel(), symmetric=spec.symmetric, octaves=OCTAVES)
         return below.reshape(low.shape), above.reshape(high.shape)
 
 

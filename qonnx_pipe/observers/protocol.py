@@ -15,7 +15,7 @@ Bound = npt.NDArray[np.float64]
 Range = tuple[Bound, Bound]
 """(low, high), each of shape () for a whole tensor or (K,) for K groups; low ≤ 0 ≤ high."""
 
-Requirement = Literal["minmax", "running", "histogram"]
+Requirement = Literal["minmax", "running", "histogram", "samples"]
 """The field of `SiteStatistics` that an observer reads; all of them also read `minmax`, which is always there."""
 
 
@@ -36,5 +36,6 @@ class Observer(Protocol):
     def range(self, statistics: SiteStatistics, spec: QuantSpec, groups: EmbeddingGroups | None) -> Range:
         """Range of the whole tensor (groups None) or of each group; it holds 0 and is never wider than what was seen.
 
-        Raises ValueError when a required statistic is missing or has another width than the groups.
+        Raises ValueError when a required statistic is missing or has another width than the groups, or for groups where
+        the observer knows only whole tensors.
         """

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import numpy as np
 
 from qonnx_pipe.observers.protocol import Bound, Range
 
+Error = Callable[[Bound, Bound], Bound]
+"""Error of the quantizer of each range [low, high], all of shape (n,)."""
+
+
+class Search(Protocol):
+    """A way to find, inside each [low, high] (shape (n,), low ≤ 0 ≤ high), the range with the least error.
+
+    A symmetric range is drawn in at both ends alike, any range down to about 2^-octaves of its size. The result's error
+    never exceeds that of [low, high] itself, which is kept on a tie.
+    """
+
+    def __call__(self, error: Error, low: Bound, high: Bound, *, symmetric: bool, octaves: int) -> Range:
+        """Best ranges, shape (n,)."""
+
+
 _FINER = tuple(2.0 ** (step * np.array([-2, -1, 1, 2])) for step in (1 / 8, 1 / 32))
 """Factors around the best cut so far, down to 2 % apart: the error is flat at its minimum."""
 
 
-def shrink(error: Callable[[Bound, Bound], Bound], low: Bound, high: Bound, *, symmetric: bool, octaves: int) -> Range:
+def shrink(error: Error, low: Bound, high: Bound, *, symmetric: bool, octaves: int) -> Range:
     """Ranges inside [low, high] (shape (n,), low ≤ 0 ≤ high) with the least `error(low, high)` (shape (n,)).
 
     Both ends are cut at the same distance from 0, in half octaves down to 2^-octaves of the larger; unless the range is

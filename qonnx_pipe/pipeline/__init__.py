@@ -13,11 +13,12 @@ from qonnx_pipe.core.files import make_folder, write_json
 from qonnx_pipe.core.verdict import Verdict
 from qonnx_pipe.pipeline.progress import STAGES, Listener, Progress, Stage
 from qonnx_pipe.pipeline.steps import STEPS, Step
+from qonnx_pipe.pipeline.training import train
 from qonnx_pipe.pipeline.work import Work, libraries
 from qonnx_pipe.recipe import Recipe
 from qonnx_pipe.store import Entry, Store
 
-__all__ = ["STAGES", "Listener", "Progress", "RunResult", "Stage", "run"]
+__all__ = ["STAGES", "Listener", "Progress", "RunResult", "Stage", "run", "train"]
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,15 @@ def run(
     missed. Raises ProviderError for an unknown provider and DataError for unreadable data before any work, and what the
     stages raise; Interrupted or KeyboardInterrupt leave a run that the same call resumes.
     """
-    stages = STAGES[: STAGES.index(last) + 1 if last else None]
+    stages = stages_of(recipe, last)
     work = Work(recipe, out, listen, store or Store())
     work.check(stages)
     make_folder(out)
     recomputed: list[Stage] = []
     files: dict[Stage, tuple[Path, ...]] = {}
-    for index, stage in enumerate(stages):
+    for stage in stages:
         step = STEPS[stage](work)
-        anew = first is not None and index >= STAGES.index(first)
+        anew = first is not None and STAGES.index(stage) >= STAGES.index(first)
         entry = None if anew else work.store.get(step.key)
         if entry is None:
             entry = _make(step, work, anew=anew)
@@ -70,6 +71,12 @@ def run(
         _write_manifest(work)  # the report reads it
     damaged = tuple(damage.reason for damage in work.store.damaged)
     return RunResult(out, files, _verdict(work), tuple(recomputed), damaged)
+
+
+def stages_of(recipe: Recipe, last: Stage | None = None) -> tuple[Stage, ...]:
+    """The stages that a run of `recipe` goes through, up to `last`."""
+    stages = STAGES[: STAGES.index(last) + 1 if last else None]
+    return tuple(stage for stage in stages if stage != "round" or recipe.quantize.learns_rounding)
 
 
 def _make(step: Step, work: Work, *, anew: bool) -> Entry:
@@ -93,14 +100,19 @@ def _verdict(work: Work) -> Verdict | None:
 
 
 def _write_manifest(work: Work) -> None:
-    """Write `manifest.json`: every artifact so far, its digest, its parents' digests, the versions behind it."""
-    artifacts = [
-        Artifact(f"{stage}:{name}", str(_folder(stage, Path()) / name), fact.sha256, entry.parents, entry.key)
+    """Write `manifest.json`: every artifact so far, its digest, its parents' digests, the versions behind it.
+
+    A file that a later stage wrote over (a plan that calibration settled) is that stage's.
+    """
+    artifacts = {
+        str(path := _folder(stage, Path()) / name): Artifact(
+            f"{stage}:{name}", str(path), fact.sha256, entry.parents, entry.key
+        )
         for stage, entry in work.entries.items()
         for name, fact in sorted(entry.files.items())
-    ]
+    }
     versions = {name: _version(name) for name in ("qonnx-pipe", *libraries(tuple(work.entries)))}
-    write_json(work.out / "manifest.json", Manifest(work.recipe.name, tuple(artifacts), versions).to_json())
+    write_json(work.out / "manifest.json", Manifest(work.recipe.name, tuple(artifacts.values()), versions).to_json())
 
 
 def _version(distribution: str) -> str:

@@ -6,6 +6,7 @@ nor onnxruntime.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,8 @@ from pathlib import Path
 
 from qonnx_pipe import __version__
 from qonnx_pipe.core.files import write_json
-from qonnx_pipe.core.statistics import Provenance, Requests
+from qonnx_pipe.core.plan import QuantPlan
+from qonnx_pipe.core.statistics import CalibrationTable, Provenance, Requests
 from qonnx_pipe.observers.encode import requests
 from qonnx_pipe.pipeline.progress import Progress, Stage
 from qonnx_pipe.pipeline.work import FLOAT, TOKENIZER, Work, libraries
@@ -44,12 +46,11 @@ def export(work: Work) -> Step:
         from qonnx_pipe.stages.export import export_stage
 
         export_stage(
-            model.location,
+            str(work.checkpoint.directory),
             model.task,
             folder,
             name=model.source,
             opset=model.opset,
-            revision=model.revision,
             trust_remote_code=model.trust_remote_code,
             allow_pickle=model.allow_pickle,
         )
@@ -66,14 +67,15 @@ def plan(work: Work) -> Step:
 
         write_json(folder / "plan.json", plan_stage(work.recipe, work.float_model).to_json())
 
-    config = work.recipe.quantize.model_dump(mode="json")
+    config = work.recipe.quantize.model_dump(mode="json", exclude={"adaround"})
     return Step("plan", config, work.digests("export", FLOAT), build)
 
 
 def calibrate(work: Work) -> Step:
-    """Float model and texts → statistics of every activation; of the plan only its wishes for histograms count."""
-    wanted = Requests(tuple(request for request in requests(work.plan).items if request.histogram))
-    choice, digest = work.recipe.data.calibration, work.calibration.sha256
+    """Float model and texts → statistics of every activation; of the plan only its wishes beyond min-max count."""
+    wishes = (request for request in requests(work.plan).items if request.histogram or request.samples)
+    wanted = Requests(tuple(wishes))
+    choice, digest = work.choice("calibration"), work.calibration.sha256
     inputs = work.digests("export", FLOAT, *TOKENIZER)
 
     def build(folder: Path) -> None:
@@ -92,32 +94,89 @@ def calibrate(work: Work) -> Step:
         )
         write_table(folder / "calibration.npz", table)
 
-    histograms = {request.site: request.histogram for request in wanted.items}
-    config = [choice.batch_size, choice.max_length, histograms]
+    collected = {request.site: [request.histogram, request.samples] for request in wanted.items}
+    config = [choice.batch_size, choice.max_length, collected]
     step = Step("calibrate", config, {**inputs, "data.calibration": digest}, build)
     return step
 
 
+def round_weights(work: Work) -> Step:
+    """Float model, plan, statistics and texts → learned codes; the plan too where it was still open."""
+    choice, settings = work.choice("calibration"), work.recipe.quantize.adaround
+
+    def build(folder: Path) -> None:
+        from qonnx_pipe.source.adaround import Settings
+        from qonnx_pipe.stages.calibrate import read_table
+        from qonnx_pipe.stages.quantize import fold_stage
+        from qonnx_pipe.stages.round import learned_sites, round_stage, write_rounding
+
+        table, place = read_table(work.file("calibrate", "calibration.npz")), work.store.workdir(step.key)
+        settled = _settled(work, table, folder)
+        fold_stage(work.float_model, settled, table, place / "folded.onnx")
+        work.listen(Progress("round", "start", "rounding", len(learned_sites(settled))))
+        learned = round_stage(
+            place / "folded.onnx",
+            settled,
+            work.batches(work.calibration, choice, sort=False),
+            tokens=settings.tokens,
+            settings=Settings(**settings.model_dump(exclude={"tokens"})),
+            workdir=place,
+            progress=lambda text: work.listen(Progress("round", "step", text, 1)),
+        )
+        write_rounding(folder / "rounding.npz", learned)
+
+    inputs = work.digests("export", FLOAT, *TOKENIZER) | work.digests("plan") | work.digests("calibrate")
+    inputs |= {"data.calibration": work.calibration.sha256}
+    step = Step("round", [choice.batch_size, choice.max_length, settings.model_dump()], inputs, build)
+    return step
+
+
 def quantize(work: Work) -> Step:
-    """Float model, plan and statistics → quantized model and its encodings."""
+    """Float model, plan and statistics → quantized model and its encodings; the plan too where it was still open."""
     name = work.recipe.name
 
     def build(folder: Path) -> None:
         from qonnx_pipe.stages.calibrate import read_table
         from qonnx_pipe.stages.quantize import quantize_stage
+        from qonnx_pipe.stages.round import read_rounding
 
-        table = read_table(work.file("calibrate", "calibration.npz"))
+        table, rounded = read_table(work.file("calibrate", "calibration.npz")), None
+        if "round" in work.entries:
+            learned = read_rounding(work.file("round", "rounding.npz"))
+            rounded = {site: found.codes for site, found in learned.items()}
         metadata = {"qonnx_pipe.recipe": name, "qonnx_pipe.version": __version__}
-        encodings = quantize_stage(work.float_model, work.plan, table, folder / "model.onnx", metadata=metadata)
+        settled, target = _settled(work, table, folder), folder / "model.onnx"
+        encodings = quantize_stage(work.float_model, settled, table, target, rounded=rounded, metadata=metadata)
         write_json(folder / "encodings.json", encodings.to_json())
 
     inputs = work.digests("export", FLOAT) | work.digests("plan") | work.digests("calibrate")
-    return Step("quantize", name, inputs, build)
+    inputs |= work.digests("round") if "round" in work.entries else {}
+    timed = any(entry.lowering == "auto" for entry in work.plan.entries)
+    return Step("quantize", [name, *(_hardware() if timed else ())], inputs, build)
+
+
+def _settled(work: Work, table: CalibrationTable, folder: Path) -> QuantPlan:
+    """The plan with every form settled, once; written into `folder` where it was still open."""
+    from qonnx_pipe.stages.lowering import settle_forms
+
+    made = work.entries.get("round")
+    if made is not None and "plan.json" in made.files:
+        plan = QuantPlan.from_json(json.loads(made.path("plan.json").read_bytes()))
+    else:
+        plan = settle_forms(work.float_model, work.plan, table)
+    if plan != work.plan:
+        write_json(folder / "plan.json", plan.to_json())
+    return plan
+
+
+def _hardware() -> list[str | int]:
+    """What measured times hold for."""
+    return [machine.processor(), machine.cores()]
 
 
 def validate(work: Work) -> Step:
     """Quantized model beside the float one → verdict."""
-    settings, choice, task = work.recipe.validation, work.recipe.data.evaluation, work.recipe.model.task
+    settings, choice, task = work.recipe.validation, work.choice("evaluation"), work.recipe.model.task
 
     def build(folder: Path) -> None:
         from qonnx_pipe.stages.validate import validate as judge
@@ -132,16 +191,15 @@ def validate(work: Work) -> Step:
             providers=settings.providers,
             shapes=settings.latency.shapes,
             gates=settings.gates.limits,
-            skipped=work.plan.skipped,
+            skipped=work.settled_plan.skipped,
             rounds=settings.latency.rounds,
             progress=lambda text: work.listen(Progress("validate", "step", text, 1)),
         )
         write_json(folder / "verdict.json", verdict.to_json())
 
-    hardware = [machine.processor(), machine.cores()]
-    config = [task, settings.model_dump(mode="json"), choice.batch_size, choice.max_length, hardware]
+    config = [task, settings.model_dump(mode="json"), choice.batch_size, choice.max_length, _hardware()]
     inputs = work.digests("export", FLOAT, *TOKENIZER) | work.digests("plan")
-    inputs |= {**work.digests("quantize", "model.onnx"), "data.evaluation": work.evaluation.sha256}
+    inputs |= {**work.digests("quantize", "model.onnx", "plan.json"), "data.evaluation": work.evaluation.sha256}
     return Step("validate", config, inputs, build)
 
 
@@ -161,6 +219,7 @@ STEPS: Mapping[Stage, Callable[[Work], Step]] = {
     "export": export,
     "plan": plan,
     "calibrate": calibrate,
+    "round": round_weights,
     "quantize": quantize,
     "validate": validate,
     "report": report,

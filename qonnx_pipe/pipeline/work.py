@@ -7,15 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from qonnx_pipe import data
 from qonnx_pipe.core.examples import Batch, Examples
 from qonnx_pipe.core.plan import QuantPlan
+from qonnx_pipe.errors import Problem, RecipeError
 from qonnx_pipe.pipeline.progress import Listener, Stage
+from qonnx_pipe.pipeline.training import LIBRARIES, load_examples, source_of
 from qonnx_pipe.recipe import Recipe
-from qonnx_pipe.recipe.schema import Calibration
+from qonnx_pipe.recipe.data import Calibration
 from qonnx_pipe.runtime import providers
-from qonnx_pipe.source.checkpoint import Checkpoint, resolve
+from qonnx_pipe.source.checkpoint import Checkpoint
 from qonnx_pipe.store import Entry, Store
 
 FLOAT = "model.onnx"
@@ -41,26 +44,40 @@ class Work:
             if stage in stages:
                 getattr(self, examples)
 
+    def choice(self, name: Literal["calibration", "evaluation"]) -> Calibration:
+        """What the recipe says of these examples; RecipeError when it only trains."""
+        found = getattr(self.recipe.data, name)
+        if not isinstance(found, Calibration):
+            fix = f"add data.{name}, or run `qpipe train`"
+            raise RecipeError([Problem(str(self.recipe.origin.path), f"data.{name}", "needed to quantize", fix)])
+        return found
+
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """The recipe's model."""
-        model = self.recipe.model
-        return resolve(model.location, revision=model.revision, allow_pickle=model.allow_pickle)
+        return source_of(self.recipe, self.listen, self.store)
 
     @cached_property
     def calibration(self) -> Examples:
         """The examples that ranges are taken from."""
-        return _examples(self.recipe.data.calibration)
+        return load_examples(self.choice("calibration"))
 
     @cached_property
     def evaluation(self) -> Examples:
         """The examples that the models are judged on."""
-        return _examples(self.recipe.data.evaluation)
+        return load_examples(self.choice("evaluation"))
 
     @cached_property
     def plan(self) -> QuantPlan:
         """What the plan stage decided."""
         return QuantPlan.from_json(json.loads(self.file("plan", "plan.json").read_bytes()))
+
+    @property
+    def settled_plan(self) -> QuantPlan:
+        """The plan as the quantize stage carried it out: calibration settles forms that were open."""
+        if "plan.json" not in self.entries["quantize"].files:
+            return self.plan
+        return QuantPlan.from_json(json.loads(self.file("quantize", "plan.json").read_bytes()))
 
     @property
     def float_model(self) -> Path:
@@ -91,21 +108,12 @@ def libraries(stages: Sequence[Stage]) -> tuple[str, ...]:
 
 
 _LIBRARIES: dict[Stage, tuple[str, ...]] = {
+    "train": LIBRARIES,
     "export": ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnx-ir", "onnxsim", "onnxscript"),
     "plan": ("onnx", "onnx-ir"),
     "calibrate": ("onnxruntime", "onnx", "onnx-ir", "tokenizers", "numpy"),
+    "round": ("torch", "onnxruntime", "onnx", "onnx-ir", "tokenizers", "numpy"),
     "quantize": ("onnx", "onnx-ir", "numpy"),
     "validate": ("onnxruntime", "tokenizers", "numpy"),
     "report": ("jinja2",),
 }
-
-
-def _examples(choice: Calibration) -> Examples:
-    return data.load(
-        choice.location,
-        split=choice.split,
-        samples=choice.samples,
-        seed=choice.seed,
-        text_column=choice.text_column,
-        label_column=choice.label_column,
-    )

@@ -11,7 +11,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from qonnx_pipe.errors import Problem, RecipeError
-from qonnx_pipe.recipe.schema import Key, dotted
+from qonnx_pipe.recipe.origin import Key, dotted
 
 Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from qonnx_pipe.core.granularity import Granularity, PerChannel, PerEmbedding, PerEmbeddingGroup, PerGroup, PerTensor
 from qonnx_pipe.core.qtype import QTYPES
-from qonnx_pipe.core.site import EMBEDDING_TABLES, Site
+from qonnx_pipe.core.site import EMBEDDING_TABLES, Role, Site
 from qonnx_pipe.core.spec import QuantSpec
 from qonnx_pipe.recipe.settings import ActivationGroups, Activations, WeightGroups, Weights
 
@@ -49,6 +49,8 @@ def fit(setting: Setting, site: Site, *, by_rule: bool) -> tuple[QuantSpec | Non
         fix = "remove permute, or add granularity: {per_embedding_group: K}"
         raise Misfit("permute", f"{setting.granularity} has no groups to permute", fix)
     granularity, note = _granularity(setting, site), ""
+    if setting.range == "cross_entropy":
+        _require_logits(site, granularity)
     if isinstance(granularity, PerEmbedding | PerEmbeddingGroup) and site.pairwise:
         if by_rule:
             what = f"{site.role} has no embedding axis"
@@ -58,10 +60,21 @@ def fit(setting: Setting, site: Site, *, by_rule: bool) -> tuple[QuantSpec | Non
     assert setting.range is not None
     spec = QuantSpec(QTYPES[setting.dtype], granularity, bool(setting.symmetric), setting.range)
     if isinstance(setting, Weights):
+        if setting.rounding == "adaround" and site.role in EMBEDDING_TABLES:
+            raise Misfit("rounding", "a table is looked up, not multiplied: nothing to learn from", "rounding: nearest")
         return replace(spec, rounding=setting.rounding or "nearest"), note
     form, columns = setting.lowering or "auto", setting.columns or 16
     smooth, shift = float(setting.smooth or 0.0), bool(setting.shift)
     return replace(spec, smooth=smooth, shift=shift, form=form, columns=columns), note
+
+
+def _require_logits(site: Site, granularity: Granularity) -> None:
+    """Cross-entropy compares whole rows of class scores: Misfit anywhere else."""
+    if site.role is not Role.HEAD:
+        what = f"{site.role} holds no logits, so there is no cross-entropy"
+        raise Misfit("range", what, "give role head a rule of its own with range: cross_entropy; here use mse")
+    if granularity != PerTensor():
+        raise Misfit("granularity", "cross_entropy compares whole rows of logits", "use per_tensor, or range: mse")
 
 
 def _granularity(setting: Setting, site: Site) -> Granularity:

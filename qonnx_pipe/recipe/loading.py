@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from qonnx_pipe.errors import Problem, RecipeError
 from qonnx_pipe.recipe.document import Document, Value
+from qonnx_pipe.recipe.origin import Key, Origin, dotted
 from qonnx_pipe.recipe.problems import problems
-from qonnx_pipe.recipe.schema import Key, Origin, Recipe, dotted
+from qonnx_pipe.recipe.schema import Recipe
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -12,7 +12,8 @@ from pydantic_core import ErrorDetails
 
 from qonnx_pipe.errors import Problem
 from qonnx_pipe.recipe.document import Value
-from qonnx_pipe.recipe.schema import Key, Origin, Recipe, dotted
+from qonnx_pipe.recipe.origin import Key, Origin, dotted
+from qonnx_pipe.recipe.schema import Recipe
 
 _NOUNS = {
     "string_type": "a text",

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from qonnx_pipe.core.plan import MatMulForm, Placement
 from qonnx_pipe.core.site import Role
 from qonnx_pipe.recipe.settings import Activations, Weights
-from qonnx_pipe.recipe.strict import Strict, as_tuple, mistake
+from qonnx_pipe.recipe.strict import Fraction, Positive, Strict, as_tuple, mistake
 
 _SPAN = re.compile(r"(-?\d+)-(-?\d+)")
 
@@ -96,6 +96,29 @@ class Rule(Strict):
         return self
 
 
+class AdaRound(Strict):
+    """How rounding: adaround learns; the settings of Nagel et al. 2020, which Bondarenko et al. 2021 took over."""
+
+    tokens: Positive = Field(
+        default=8192, description="Tokens of the calibration examples that each layer's output is compared on."
+    )
+    iterations: Positive = Field(
+        default=10_000, description="Steps of Adam for each weight; 1000 come close, in a tenth of the time."
+    )
+    learning_rate: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Adam's learning rate; left out, 10 / iterations: the papers' 0.001 at their 10,000."
+    )
+    regularisation: Annotated[float, Field(ge=0)] = Field(
+        default=0.01, description="Weight of the term that drives every soft value to 0 or 1 (lambda)."
+    )
+    warm_up: Fraction = Field(default=0.2, description="Share of the steps that go by without that term.")
+    relative: bool = Field(
+        default=True,
+        description="Whether each token's error counts relative to its output's power, so that the few tokens with "
+        "outliers do not decide alone. false: as in the papers.",
+    )
+
+
 class Quantize(Strict):
     """What becomes integer, and how."""
 
@@ -126,4 +149,13 @@ class Quantize(Strict):
     embeddings: Weights = Field(
         default=Weights(), description="Default for embedding tables; not taken from `weights`."
     )
+    adaround: AdaRound = Field(
+        default=AdaRound(), description="How the rounding of weights with rounding: adaround is learned."
+    )
     rules: tuple[Rule, ...] = Field(default=(), description="Exceptions, in order: later rules win, key by key.")
+
+    @property
+    def learns_rounding(self) -> bool:
+        """Whether any weight's rounding may be learned."""
+        asked = [self.weights, *(rule.weights for rule in self.rules)]
+        return any(weights is not None and weights.rounding == "adaround" for weights in asked)

@@ -11,8 +11,9 @@ from qonnx_pipe.core.spec import QuantSpec
 from qonnx_pipe.errors import Problem, RecipeError
 from qonnx_pipe.recipe.fitting import FIRST_ACTIVATIONS, FIRST_WEIGHTS, Misfit, Setting, fit
 from qonnx_pipe.recipe.matching import layers, matches
+from qonnx_pipe.recipe.origin import Key, dotted
 from qonnx_pipe.recipe.quantize import Quantize, Rule
-from qonnx_pipe.recipe.schema import Key, Recipe, dotted
+from qonnx_pipe.recipe.schema import Recipe
 from qonnx_pipe.recipe.settings import Activations
 
 Kind = Literal["weights", "activations", "float"]

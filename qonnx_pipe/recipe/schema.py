@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
+from qonnx_pipe.recipe.data import Data, Text
+from qonnx_pipe.recipe.origin import RECIPE, Origin, Placed
 from qonnx_pipe.recipe.quantize import Quantize
 from qonnx_pipe.recipe.strict import Fraction, Positive, Strict, mistake
+from qonnx_pipe.recipe.training import Training
 
 Task = Literal[
     "feature-extraction",
@@ -22,59 +22,16 @@ Task = Literal[
     "text-generation",
     "text2text-generation",
 ]
-Key = tuple[str | int, ...]
 
 
-def dotted(key: Key) -> str:
-    """A key as a reader sees it: quantize.rules[1].match.role."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key)
-    return text.removeprefix(".")
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a recipe comes from: its file, and where each key stands ("file.yaml:12" or "--set")."""
-
-    path: Path = Path()
-    places: Mapping[Key, str] = field(default_factory=dict)
-
-    def where(self, key: Key) -> str:
-        """Place of a key, or of the nearest mapping or list around it."""
-        for length in range(len(key), 0, -1):
-            if key[:length] in self.places:
-                return self.places[key[:length]]
-        return self.places.get((), str(self.path))
-
-
-class Sourced(Strict):
-    """Something that is loaded from somewhere."""
-
-    source: Annotated[str, Field(min_length=1)] = Field(
-        description="`package:NAME/path/inside` an installed package; a file or folder (relative: looked for beside "
-        "the recipe, then in the working directory); or a hub id: `owner/name` for models, `hub:NAME` for data."
-    )
-    _folder: Path = PrivateAttr(Path())
-
-    def model_post_init(self, context: object) -> None:
-        """Remember the recipe's folder."""
-        if isinstance(context, Origin):
-            self._folder = context.path.parent
-
-    @property
-    def location(self) -> str:
-        """`source` with a path made absolute; a package, a hub id or what does not exist stays as it is written."""
-        if self.source.startswith(("package:", "hub:")):
-            return self.source
-        written = Path(self.source).expanduser()
-        for candidate in (self._folder / written, written):
-            if candidate.exists():
-                return str(candidate.absolute())
-        return str((self._folder / written).absolute()) if self.source.startswith((".", "~")) else self.source
-
-
-class ModelChoice(Sourced):
+class ModelChoice(Placed):
     """The float model."""
 
+    source: Text = Field(
+        description="`package:NAME/path/inside` an installed package; a folder (relative: looked for beside the "
+        "recipe, then in the working directory); a hub id `owner/name`; or `recipe:NAME_OR_PATH`: the model that "
+        "another recipe trains."
+    )
     task: Task = Field(description="What the model is for; decides its head, its outputs and its metric.")
     opset: Annotated[int, Field(ge=17, le=25)] = Field(default=21, description="ONNX opset of the exported graph.")
     revision: str | None = Field(default=None, description="Branch, tag or commit of a hub id.")
@@ -85,33 +42,19 @@ class ModelChoice(Sourced):
         default=False, description="Load weights from pickle files, which can run code when opened."
     )
 
+    @property
+    def location(self) -> str:
+        """`source`, with a path made absolute."""
+        return self.located(self.source)
 
-class Calibration(Sourced):
-    """Examples that the activations' ranges are taken from."""
-
-    split: str | None = Field(default="train", description="train, validation, test or all.")
-    samples: Positive | None = Field(default=256, description="How many examples, drawn by `seed`; null: all.")
-    batch_size: Positive = Field(default=16, description="Examples that run together.")
-    max_length: Positive = Field(default=128, description="Tokens at which a text is cut.")
-    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Seed of the draw.")
-    text_column: str | None = Field(default=None, description="Column that holds the text, where it cannot be guessed.")
-    label_column: str | None = Field(
-        default=None, description="Column that holds the label, where it cannot be guessed."
-    )
-
-
-class Evaluation(Calibration):
-    """Examples that float and quantized model are compared on."""
-
-    split: str | None = Field(default="test", description="train, validation, test or all.")
-    samples: Positive | None = Field(default=None, description="How many examples, drawn by `seed`; null: all.")
-
-
-class Data(Strict):
-    """Where examples come from. The two should not overlap: different splits of one source never do."""
-
-    calibration: Calibration = Field(description="Examples that the activations' ranges are taken from.")
-    evaluation: Evaluation = Field(description="Examples that float and quantized model are compared on.")
+    @property
+    def trained_by(self) -> str | None:
+        """The recipe that trains the model, a path or a packaged recipe's name; None for a model that is there."""
+        if not self.source.startswith(RECIPE):
+            return None
+        written = self.source.removeprefix(RECIPE)
+        beside = self._folder / written
+        return str(beside) if beside.exists() else written
 
 
 class Latency(Strict):
@@ -182,9 +125,21 @@ class Recipe(Strict):
     )
     model: ModelChoice = Field(description="The float model.")
     data: Data = Field(description="Where examples come from.")
+    train: Training | None = Field(default=None, description="How the model is fine-tuned: `qpipe train`.")
     quantize: Quantize = Field(default=Quantize(), description="What becomes integer, and how.")
     validation: Validation = Field(default=Validation(), alias="validate", description="How the result is judged.")
     _origin: Origin = PrivateAttr(Origin())
+
+    @model_validator(mode="after")
+    def _has_its_data(self) -> Self:
+        """A recipe names the data of what it does: of training, of quantization, or of both."""
+        wanted = ("train", "validation") if self.train else ("calibration", "evaluation")
+        for name in wanted:
+            if getattr(self.data, name) is None:
+                raise mistake("missing key", key=f"data.{name}", fix=_ADD[name])
+        if self.train and self.model.task != "text-classification":
+            raise mistake("only text-classification can be trained", key="model.task", fix="text-classification")
+        return self
 
     def model_post_init(self, context: object) -> None:
         """Remember the recipe's file and the places of its keys."""
@@ -195,6 +150,9 @@ class Recipe(Strict):
     def origin(self) -> Origin:
         """Where the recipe comes from."""
         return self._origin
+
+
+_ADD = {name: f"add {name}: {(info.description or '').partition(';')[0]}" for name, info in Data.model_fields.items()}
 
 
 def json_schema() -> dict[str, object]:

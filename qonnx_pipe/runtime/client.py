@@ -92,9 +92,13 @@ class Worker:
         value = self._request("census", **self._session, inputs=self._save(inputs), folder=str(self._folder))
         return Path(value["optimized"]), tuple(Event(**event) for event in value["events"])
 
-    def time(self, inputs: Arrays, *, seconds: float, least: int) -> tuple[list[float], int]:
-        """Seconds of every run of a fresh session, and the process's peak memory so far in bytes."""
-        value = self._request("time", **self._session, inputs=self._save(inputs), seconds=seconds, least=least)
+    def time(self, inputs: Arrays, *, seconds: float, least: int, processor: bool = False) -> tuple[list[float], int]:
+        """Seconds of every run of a fresh session, and the process's peak memory so far in bytes.
+
+        `processor`: seconds that the processor spent, all in one thread, so for a worker of one thread alone.
+        """
+        limits = {"seconds": seconds, "least": least, "processor": processor}
+        value = self._request("time", **self._session, inputs=self._save(inputs), **limits)
         return list(value["seconds"]), int(value["peak_rss"])
 
     def _hang_up(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from qonnx_pipe.runtime.session import open_session, run_session
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 
-def observe(model: Path, batches: Sequence[Batch]) -> Iterator[Arrays]:
+def observe(model: Path, batches: Iterable[Batch]) -> Iterator[Arrays]:
     """All outputs of `model` for each batch, one batch in memory at a time.
 
     Raises what `open_session` and `run_session` raise.

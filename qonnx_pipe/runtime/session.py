@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as codes
 
+from qonnx_pipe.core.metadata import SESSION_KEY, WITHOUT_FUSION
 from qonnx_pipe.errors import DataError, ModelError, ProviderError
 from qonnx_pipe.runtime import providers
 from qonnx_pipe.runtime.machine import cores
@@ -54,11 +55,13 @@ def open_session(
     trace: Trace | None = None,
     memory_pattern: bool = True,
 ) -> ort.InferenceSession:
-    """A session with every graph optimization on; `threads` default to all cores.
+    """A session with every graph optimization on that the file does not forbid; `threads` default to all cores.
 
     `memory_pattern` off: nothing is kept for each shape of input, so that memory does not grow with their number.
+    A file with SESSION_KEY in its metadata is opened a second time, with the entry that it asks for.
 
-    Raises ModelError when the file is missing or no valid model, ProviderError when the provider cannot take it.
+    Raises ModelError when the file is missing, no valid model, or asks for something unknown, ProviderError when the
+    provider cannot take it.
     """
     if not model.is_file():
         raise ModelError("no such ONNX file", where=str(model), fix="give the path of a .onnx file")
@@ -75,7 +78,11 @@ def open_session(
         options.profile_file_prefix = str(trace.profile_prefix)
     arguments = providers.require(provider).session_arguments(options)
     try:
-        return ort.InferenceSession(str(model), options, **arguments)
+        session = ort.InferenceSession(str(model), options, **arguments)
+        if entry := session.get_modelmeta().custom_metadata_map.get(SESSION_KEY):
+            options.add_session_config_entry(*_known(entry, model))
+            session = ort.InferenceSession(str(model), options, **arguments)
+        return session
     except FAILURES as error:
         if not isinstance(error, BAD_FILE) and not _brief(error).startswith("Load model from"):
             raise _provider_failed(provider, model, error) from error
@@ -112,6 +119,15 @@ def run_session(
 def evaluate(model: Path, inputs: Arrays) -> dict[str, npt.NDArray[np.generic]]:
     """Outputs of one run on the CPU in a fresh session; errors as in `open_session` and `run_session`."""
     return run_session(open_session(model), inputs, model=model)
+
+
+def _known(entry: str, model: Path) -> tuple[str, str]:
+    """Key and value of what a file asks of its session; only what this package writes is obeyed."""
+    if entry != WITHOUT_FUSION:
+        what, fix = f"the file asks for the unknown session entry {entry[:80]!r}", f"remove {SESSION_KEY} from it"
+        raise ModelError(what, where=str(model), fix=fix)
+    key, _, value = entry.partition("=")
+    return key, value
 
 
 def _provider_failed(provider: str, model: Path, error: BaseException) -> ProviderError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
 from io import BytesIO
@@ -15,6 +15,7 @@ import numpy as np
 
 from qonnx_pipe.core.examples import Array, Batch
 from qonnx_pipe.core.files import write_atomic
+from qonnx_pipe.core.sampling import sampled_examples, sampled_tokens
 from qonnx_pipe.core.site import SiteMap
 from qonnx_pipe.core.statistics import (
     CalibrationTable,
@@ -27,7 +28,7 @@ from qonnx_pipe.core.statistics import (
     SiteStatistics,
 )
 from qonnx_pipe.errors import DataError, NumericsError
-from qonnx_pipe.graph.instrument import MASK_INPUT, Instrumented, Outlets, instrument
+from qonnx_pipe.graph.instrument import EXAMPLES_INPUT, MASK_INPUT, TOKENS_INPUT, Instrumented, Outlets, instrument
 from qonnx_pipe.runtime.observe import observe
 
 PROVENANCE = "provenance"
@@ -57,9 +58,10 @@ def calibrate_stage(
 ) -> CalibrationTable:
     """Statistics of all activation sites of `model` over `batches`: min-max and running min-max of every site.
 
-    Histograms are kept where `requests` ask for them. Memory does not grow with the number of batches. `workdir`
-    keeps the state every few seconds and on Ctrl-C; the same call resumes there. `progress` hears the batches done.
-    Raises DataError without batches, NumericsError for NaN or infinity in an activation, and what sessions raise.
+    Histograms and sampled tokens are kept where `requests` ask for them. Memory does not grow with the number of
+    batches. `workdir` keeps the state every few seconds and on Ctrl-C; the same call resumes there. `progress` hears
+    the batches done. Raises DataError without batches, NumericsError for NaN or infinity in an activation, and what
+    sessions raise.
     """
     if not batches:
         raise DataError("no calibration samples", fix="give at least one example: data.calibration.samples")
@@ -68,9 +70,10 @@ def calibrate_stage(
     rest = batches[table.provenance.batches :]
     progress(table.provenance.batches)
     instrumented = instrument(model, sites, requests, workdir / "instrumented.onnx")
+    chosen = _choosing(rest, instrumented, table.provenance.samples, sum(map(len, batches)), requests.samples)
     saved = time.monotonic()
     try:
-        for batch, values in zip(rest, observe(instrumented.path, rest), strict=True):
+        for batch, values in zip(rest, observe(instrumented.path, chosen), strict=True):
             table = _with(table, batch, values, instrumented, requests)
             progress(1)
             if time.monotonic() - saved > SAVE_SECONDS:
@@ -97,6 +100,21 @@ def read_table(path: Path) -> CalibrationTable:
         raise DataError(
             "not a calibration table, or a damaged one", where=str(path), fix="make it again with `qpipe calibrate`"
         ) from error
+
+
+def _choosing(
+    batches: Iterable[Batch], instrumented: Instrumented, first: int, examples: int, wanted: int
+) -> Iterator[Batch]:
+    """The batches, whose first example has number `first`, with the inputs that say which samples to hand out."""
+    for batch in batches:
+        mask = batch.inputs.get(MASK_INPUT)
+        own = np.ones((len(batch), instrumented.tokens or 0), bool) if mask is None else mask.astype(bool)
+        places = {
+            TOKENS_INPUT: sampled_tokens(own, first, examples, wanted),
+            EXAMPLES_INPUT: sampled_examples(len(batch), first, examples, wanted),
+        }
+        yield replace(batch, inputs={**batch.inputs, **places})
+        first += len(batch)
 
 
 def _with(
@@ -136,7 +154,8 @@ def _seen(values: Arrays, outlets: Outlets, wish: Request | None, mask: Mask) ->
     if outlets.values is not None and wish is not None:
         tokens = _of_tokens(values[outlets.values], mask, pairwise=outlets.pairwise)
         histogram = Histogram.of(tokens.astype(np.float32), per_embedding=wish.histogram == "embedding")
-    return SiteStatistics(minmax, RunningMinMax.first(minmax), histogram)
+    samples = None if outlets.samples is None else values[outlets.samples].astype(np.float32)
+    return SiteStatistics(minmax, RunningMinMax.first(minmax), histogram, samples)
 
 
 def _merged(before: SiteStatistics | None, batch: SiteStatistics) -> SiteStatistics:
@@ -144,7 +163,10 @@ def _merged(before: SiteStatistics | None, batch: SiteStatistics) -> SiteStatist
         return batch
     running = before.running and before.running.update(batch.minmax)
     histogram = before.histogram and batch.histogram and before.histogram.merge(batch.histogram)
-    return SiteStatistics(before.minmax.merge(batch.minmax), running, histogram)
+    samples = None
+    if before.samples is not None and batch.samples is not None:
+        samples = np.concatenate([before.samples, batch.samples])
+    return SiteStatistics(before.minmax.merge(batch.minmax), running, histogram, samples)
 
 
 def _of_tokens(array: Array, mask: Mask, *, pairwise: bool = False) -> Array:

@@ -5,15 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from qonnx_pipe.core.granularity import PerChannel, PerEmbedding, PerEmbeddingGroup, PerTensor
+from qonnx_pipe.core.granularity import PerChannel, PerEmbedding, PerEmbeddingGroup, PerGroup, PerTensor
 from qonnx_pipe.core.plan import Lowering, PlanEntry, QuantPlan
-from qonnx_pipe.core.site import EMBEDDING_TABLES, Site, SiteMap, Skipped
+from qonnx_pipe.core.site import EMBEDDING_TABLES, Role, Site, SiteMap, Skipped
 from qonnx_pipe.core.spec import QuantSpec
 from qonnx_pipe.errors import ModelError, Problem, RecipeError
-from qonnx_pipe.graph import io, smooth
+from qonnx_pipe.graph import fold, io, permute
+from qonnx_pipe.graph.equalise import unequal
+from qonnx_pipe.graph.sampled import matrix
 from qonnx_pipe.graph.sites import find_sites, has_other_readers
+from qonnx_pipe.observers.expand import budget
 from qonnx_pipe.recipe import Choice, Recipe, resolve
 from qonnx_pipe.recipe.quantize import Quantize
+
+LATER = "auto: resolved after calibration"
+"""The reason of an entry whose form measured time and error will choose."""
 
 TARGETS = ("cpu",)
 """Targets that have lowerings."""
@@ -33,14 +39,20 @@ def plan_stage(recipe: Recipe, model: Path) -> QuantPlan:
     entries: list[PlanEntry] = []
     skipped = list(sites.unplaced)
     for choice in resolve(recipe, sites):
-        entry = _tied(loaded, choice.site) or _entry(choice, recipe.quantize)
+        entry = _tied(loaded, choice.site) or _uneven(loaded, choice) or _entry(choice, recipe.quantize)
         if isinstance(entry, Skipped):
             skipped.append(entry)
             entry = PlanEntry(choice.site, None, "float", choice.rule, entry.reason)
-        elif reason := _smoothing_obstacle(loaded, entry):
-            skipped.append(Skipped(choice.site.id, f"not smoothed: {reason}"))
-            entry = _unsmoothed(entry)
+        elif entry.spec is not None and entry.spec.folds and not entry.site.is_weight:
+            entry, note = _foldable(loaded, entry)
+            skipped += note
+        if entry.spec is not None and not entry.site.is_weight:
+            entry, note = _formed(entry, recipe.quantize)
+            skipped += note
+            entry = _with_cost(loaded, entry)
         entries.append(entry)
+    if recipe.quantize.equalise:
+        skipped += unequal(loaded, [entry.site for entry in entries if entry.spec is None or not entry.spec.folds])
     return QuantPlan(
         recipe.quantize.target,
         recipe.quantize.placement,
@@ -95,27 +107,30 @@ def _entry(choice: Choice, settings: Quantize) -> PlanEntry | Skipped:
         if obstacle:
             return Skipped(site.id, obstacle)
         form: Lowering = "gather_dq" if site.role in EMBEDDING_TABLES else settings.matmul
-        return PlanEntry(site, spec, form, choice.rule, choice.note)
+        return PlanEntry(site, spec, form, choice.rule, choice.note or _weight_note(site, spec))
     if settings.placement != "full" and not site.feeds:
         reason = "placement matmul_inputs: only what enters a weight MatMul is quantized"
         return PlanEntry(site, None, "float", choice.rule, reason)
-    grouped = isinstance(spec.granularity, PerEmbedding | PerEmbeddingGroup)
-    lowering: Lowering = "split" if grouped else "qdq"
-    return PlanEntry(site, spec, lowering, choice.rule, choice.note or _activation_note(site, spec, settings))
+    if spec.form == "float":
+        return PlanEntry(site, None, "float", choice.rule, "lowering: float: no quantizer")
+    return PlanEntry(site, spec, "qdq", choice.rule, choice.note or _activation_note(site, spec, settings))
 
 
 def _weight_obstacle(site: Site, spec: QuantSpec) -> str:
     """Why a weight's spec has no lowering; "" when it has one."""
-    if spec.dtype.bits != 8:
-        return f"{spec.dtype.name} weights are not packed yet; kept float: use int8"
-    if not isinstance(spec.granularity, PerTensor | PerChannel):
-        return f"{spec.granularity} weights have no integer kernel at 8 bits; kept float: use per_channel"
-    if site.role in EMBEDDING_TABLES:
-        by_row = spec.granularity == PerChannel(0)
-        return "one scale a row needs a symmetric type; kept float" if by_row and not spec.symmetric else ""
-    if spec.granularity == PerChannel(0):
+    if site.role not in EMBEDDING_TABLES and spec.granularity == PerChannel(0):
         return "one scale an input channel cannot run: the CPU kernel wants scales along the output; kept float"
     return ""
+
+
+def _weight_note(site: Site, spec: QuantSpec) -> str:
+    """What a reader should know of a weight whose codes do not run as they are counted."""
+    notes: list[str] = []
+    if spec.dtype.bits < 8:
+        notes.append(f"{spec.dtype.bits} bits are simulated: stored in 8, counted as {spec.dtype.bits}")
+    if isinstance(spec.granularity, PerGroup) and site.role not in EMBEDDING_TABLES:
+        notes.append("groups of inputs have no integer kernel: the MatMul runs in float")
+    return "; ".join(notes)
 
 
 def _tied(model: io.Model, site: Site) -> Skipped | None:
@@ -125,18 +140,75 @@ def _tied(model: io.Model, site: Site) -> Skipped | None:
     return Skipped(site.id, "a tied table: the head reads it in float, so that codes would come on top; kept float")
 
 
-def _smoothing_obstacle(model: io.Model, entry: PlanEntry) -> str:
-    """Why an entry that asks for smoothing cannot have it; "" when it can, or does not ask."""
-    if entry.spec is None or not entry.spec.smooth:
-        return ""
-    if entry.spec.range not in ("minmax", "running_minmax"):
-        return f"a {entry.spec.range} range does not tell the dimensions apart: use minmax or running_minmax"
-    return smooth.obstacle(model, entry.site)
+def _uneven(model: io.Model, choice: Choice) -> Skipped | None:
+    """Skipped for groups that do not divide the inputs of a weight; those of a table are checked with the recipe."""
+    if choice.spec is None or choice.site.role is not Role.WEIGHT or not isinstance(choice.spec.granularity, PerGroup):
+        return None
+    inputs, size = len(matrix(model, choice.site)), choice.spec.granularity.size
+    reason = f"groups of {size} do not divide {inputs} inputs; kept float: choose a divisor"
+    return Skipped(choice.site.id, reason) if inputs % size else None
 
 
-def _unsmoothed(entry: PlanEntry) -> PlanEntry:
-    assert entry.spec is not None
-    return replace(entry, spec=replace(entry.spec, smooth=0.0))
+def _foldable(model: io.Model, entry: PlanEntry) -> tuple[PlanEntry, tuple[Skipped, ...]]:
+    """An entry that asks for a fold, as it can be had, and what of its wish cannot."""
+    site, spec = entry.site, entry.spec
+    assert spec is not None
+    grouped = not isinstance(spec.granularity, PerTensor)
+    if reason := fold.obstacle(model, site, shift=spec.shift or grouped):
+        form = "auto" if spec.form == "fold" else spec.form
+        plain = replace(spec, smooth=0.0, shift=False, form=form)
+        return replace(entry, spec=plain), (Skipped(site.id, f"not folded: {reason}"),)
+    return entry, ()
+
+
+def _formed(entry: PlanEntry, settings: Quantize) -> tuple[PlanEntry, tuple[Skipped, ...]]:
+    """An activation's entry with its lowering, and what of the wished form it cannot have.
+
+    One scale for the tensor: nothing to choose, unless a form is asked for. Groups: the form asked for; with "auto" the
+    fold that smoothing or shifts ask for, and else what calibration finds best ("auto"), except under placement `full`,
+    where every reader gets the same tensor, and for tensors that no weight MatMul reads: these are split.
+    """
+    site, spec = entry.site, entry.spec
+    assert spec is not None
+    grouped = isinstance(spec.granularity, PerEmbedding | PerEmbeddingGroup)
+    notes: tuple[Skipped, ...] = ()
+    if spec.form == "expand":
+        if obstacle := _expansion_obstacle(site, spec):
+            notes = (Skipped(site.id, f"not expanded: {obstacle}"),)
+            spec = replace(spec, form="auto")
+        else:
+            spec = replace(spec, granularity=PerTensor())
+            if spec.columns > (most := budget(spec.columns, site.width)):
+                what = f"{spec.columns} columns are more than an eighth of its {site.width} dimensions"
+                notes = (Skipped(site.id, f"expanded less: {what}: {most} at most"),)
+    lowering: Lowering = "qdq"
+    if spec.form == "auto":
+        if grouped:
+            chosen_later = settings.placement != "full" and bool(site.feeds)
+            lowering = "fold" if spec.folds else "auto" if chosen_later else "split"
+    elif spec.form != "split" or grouped:
+        lowering = spec.form
+    reason = "; ".join(filter(None, (entry.reason, LATER if lowering == "auto" else "")))
+    return replace(entry, spec=spec, lowering=lowering, reason=reason), notes
+
+
+def _with_cost(model: io.Model, entry: PlanEntry) -> PlanEntry:
+    """The entry, with what a permutation that cannot be folded costs among its reasons."""
+    groups = entry.spec.granularity if entry.spec is not None else None
+    if not isinstance(groups, PerEmbeddingGroup) or entry.lowering not in ("split", "auto"):
+        return entry
+    return replace(entry, reason="; ".join(filter(None, (entry.reason, permute.cost(model, entry.site, groups)))))
+
+
+def _expansion_obstacle(site: Site, spec: QuantSpec) -> str:
+    """Why a site cannot have columns for its outliers; "" when it can."""
+    if not site.feeds:
+        return "no weight MatMul reads it"
+    if site.pairwise:
+        return "its last axis is no embedding"
+    if spec.dtype.bits > 8:
+        return f"no integer kernel takes {spec.dtype.name}"
+    return "" if budget(spec.columns, site.width) else f"{site.width} dimensions leave no room for a column"
 
 
 def _activation_note(site: Site, spec: QuantSpec, settings: Quantize) -> str:

@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from qonnx_pipe import __version__
+from qonnx_pipe.core.affine import Affine
 from qonnx_pipe.core.encoding import Encoding, FloatArray
 from qonnx_pipe.core.granularity import PerTensor
 from qonnx_pipe.core.plan import PlanEntry, QuantPlan
+from qonnx_pipe.core.rounding import Codes, is_rounding_of
+from qonnx_pipe.core.site import Role
 from qonnx_pipe.core.statistics import CalibrationTable, SiteStatistics
 from qonnx_pipe.errors import DataError
 from qonnx_pipe.graph import io
+from qonnx_pipe.graph.equalise import equalising
+from qonnx_pipe.graph.fold import fold, weights_behind
+from qonnx_pipe.graph.permute import permute
 from qonnx_pipe.graph.quantize import quantize
-from qonnx_pipe.graph.smooth import Smoothing, smooth
+from qonnx_pipe.observers import OBSERVERS
 from qonnx_pipe.observers.encode import encode_activation
+from qonnx_pipe.observers.fold import Reader, bias_error, by_groups, moved, search, smoothing
+from qonnx_pipe.observers.orders import shared_orders
 from qonnx_pipe.observers.weights import encode_weight, quantize_weight
+
+TOKENS_FIX = "calibrate with this recipe, or with `qpipe calibrate --tokens 1024`"
 
 
 @dataclass(frozen=True)
 class Encodings:
     """Every encoding of a quantized model, by site id.
 
-    `smoothing`: what each dimension of a site was divided by before its encoding holds, shape (d,).
+    `folds`: what each dimension of a site went through before its encoding holds. `corrections`: by linear layer, the
+    root mean square of what was added to its bias, in units of its output.
     """
 
     activations: Mapping[str, Encoding]
     weights: Mapping[str, Encoding]
-    smoothing: Mapping[str, FloatArray]
+    folds: Mapping[str, Affine]
+    corrections: Mapping[str, float]
 
     def to_json(self) -> dict[str, object]:
         """Plain values for `encodings.json`."""
@@ -39,29 +52,145 @@ class Encodings:
             "version": 1,
             "activations": {site: encoding.to_json() for site, encoding in self.activations.items()},
             "weights": {site: encoding.to_json() for site, encoding in self.weights.items()},
-            "smoothing": {site: scale.astype(np.float64).tolist() for site, scale in self.smoothing.items()},
+            "smoothing": {site: fold.scale.astype(np.float64).tolist() for site, fold in self.folds.items()},
+            "shifts": {
+                site: fold.shift.astype(np.float64).tolist() for site, fold in self.folds.items() if fold.shifts
+            },
+            "bias_corrections": dict(self.corrections),
         }
 
 
 def quantize_stage(
-    model: Path, plan: QuantPlan, table: CalibrationTable, target: Path, *, metadata: Mapping[str, str] | None = None
+    model: Path,
+    plan: QuantPlan,
+    table: CalibrationTable,
+    target: Path,
+    *,
+    rounded: Mapping[str, Codes] | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> Encodings:
     """Write the quantized model to `target`; its graph inputs, outputs and metadata stay those of the float model.
 
-    `metadata` is added to the file's own. Raises DataError when the table lacks a site or a statistic of the plan,
-    NumericsError for NaN in weights or statistics, and what `io.load` and `io.save` raise.
+    `rounded`: learned codes by site id, of weights whose rounding is not nearest; a weight that none could be learned
+    for is rounded to the nearest. `metadata` is added to the file's own. Raises DataError when the table lacks a site
+    or a statistic of the plan, or codes are of another weight, NumericsError for NaN in weights or statistics, and what
+    `io.load` and `io.save` raise.
     """
     loaded = io.load(model)
-    wanted = [entry for entry in plan.quantized if not entry.site.is_weight]
-    statistics = {entry.site.id: _statistics(entry, table) for entry in wanted}
-    scales = smooth(loaded, [_smoothing(entry, statistics) for entry in wanted if entry.spec and entry.spec.smooth])
-    statistics |= {site: statistics[site].divided(scale) for site, scale in scales.items()}
-    activations = {entry.site.id: _encode(entry, statistics[entry.site.id]) for entry in wanted}
-    weights = quantize(loaded, plan, activations, _weight)
+    table, orders = _permute(loaded, plan, table)
+    folded = _fold(loaded, plan, table, orders)
+    activations = folded.encodings | {
+        entry.site.id: _encode(entry, folded.statistics[entry.site.id], orders.get(entry.site.id))
+        for entry in plan.quantized
+        if not entry.site.is_weight and entry.site.id not in folded.encodings
+    }
+    correction = _Correction(_to_correct(plan, folded.affines), folded.statistics)
+    weights = quantize(loaded, plan, activations, partial(_weight, rounded=rounded), correction)
     loaded.producer_name, loaded.producer_version = "qonnx-pipe", __version__
     loaded.metadata_props.update(metadata or {})
     io.save(loaded, target)
-    return Encodings(activations, weights, scales)
+    return Encodings(activations, weights, folded.affines, correction.sizes)
+
+
+def fold_stage(model: Path, plan: QuantPlan, table: CalibrationTable, target: Path) -> None:
+    """Write the float model to `target` as it is when its weights are quantized; errors as in `quantize_stage`."""
+    loaded = io.load(model)
+    _fold(loaded, plan, *_permute(loaded, plan, table))
+    io.save(loaded, target)
+
+
+def _permute(
+    model: io.Model, plan: QuantPlan, table: CalibrationTable
+) -> tuple[CalibrationTable, Mapping[str, Sequence[int]]]:
+    """Fold shared orders of dimensions in place; the statistics in the new order, and each site's order of groups."""
+    sites = {entry.site.id: entry.site for entry in plan.entries}
+    shared = shared_orders(plan, table)
+    done = permute(model, {sites[site].tensor: order for site, order in shared.items()}).orders
+    table = table.reordered({site.id: done[site.tensor] for site in sites.values() if site.tensor in done})
+    return table, {site: range(len(order)) if sites[site].tensor in done else order for site, order in shared.items()}
+
+
+@dataclass(frozen=True)
+class _Folded:
+    """Statistics of all planned activations as they are in the folded model, what the folds were, by site id.
+
+    `encodings` of sites whose fold decides them.
+    """
+
+    statistics: Mapping[str, SiteStatistics]
+    affines: Mapping[str, Affine]
+    encodings: dict[str, Encoding]
+
+
+def _fold(model: io.Model, plan: QuantPlan, table: CalibrationTable, orders: Mapping[str, Sequence[int]]) -> _Folded:
+    """Fold every site that the plan wants folded, in place."""
+    entries = {entry.site.id: entry for entry in plan.entries if not entry.site.is_weight}
+    statistics = {
+        site: _statistics(entry, table)
+        for site, entry in entries.items()
+        if entry.spec or (plan.bias_correction and entry.site.feeds)
+    }
+    affines: dict[str, Affine] = {}
+    encodings: dict[str, Encoding] = {}
+    specs = {name: entry.spec for entry in plan.entries if entry.site.role is Role.WEIGHT for name in entry.site.feeds}
+    for site, entry in entries.items():
+        if entry.spec is None or not (entry.spec.folds or entry.lowering == "fold"):
+            continue
+        if entry.lowering == "fold" and not isinstance(entry.spec.granularity, PerTensor):
+            affines[site], encodings[site] = by_groups(_encode(entry, statistics[site], orders.get(site)))
+            continue
+        readers = [Reader(matrix, specs[name]) for name, matrix in weights_behind(model, entry.site).items()]
+        affines[site] = _chosen(entry, statistics[site], readers, plan)
+    if plan.equalise:
+        others = [entry.site for site, entry in entries.items() if site not in affines]
+        affines |= {site.id: scale for site, scale in equalising(model, others).items()}
+    changed = fold(model, {entries[site].site: affine for site, affine in affines.items()})
+    moves = {site: changed[entry.site.tensor] for site, entry in entries.items() if entry.site.tensor in changed}
+    statistics |= {site: moved(statistics[site], move) for site, move in moves.items() if site in statistics}
+    return _Folded(statistics, affines, encodings)
+
+
+def _chosen(entry: PlanEntry, statistics: SiteStatistics, readers: Sequence[Reader], plan: QuantPlan) -> Affine:
+    """The scale and shift of one site with one scale for the whole tensor."""
+    assert entry.spec is not None
+    if entry.spec.smooth:
+        return smoothing(statistics, entry.spec, readers)
+    try:
+        return search(statistics, entry.spec, readers, corrected=plan.bias_correction or entry.spec.shift)
+    except ValueError as error:
+        raise DataError(str(error), where=entry.site.id, fix=TOKENS_FIX) from error
+
+
+def _to_correct(plan: QuantPlan, affines: Mapping[str, Affine]) -> dict[str, str]:
+    """Linear layers whose biases are corrected, and the site that each reads.
+
+    All where the plan says so, else those behind a shift: zero lies far from the middle there, and what the weights'
+    errors make of the distance is the same for every token.
+    """
+    sites = [entry.site for entry in plan.entries if not entry.site.is_weight]
+    shifted = {site for site, affine in affines.items() if affine.shifts}
+    return {name: site.id for site in sites if plan.bias_correction or site.id in shifted for name in site.feeds}
+
+
+@dataclass(frozen=True)
+class _Correction:
+    """What the bias of each linear layer in `sites` lacks, by its site's tokens; `sizes`: how much that was."""
+
+    sites: Mapping[str, str]
+    statistics: Mapping[str, SiteStatistics]
+    sizes: dict[str, float] = field(default_factory=dict)
+
+    def __call__(self, linear: str, weight: FloatArray, quantized: FloatArray) -> FloatArray | None:
+        """See `graph.quantize.BiasError`."""
+        if linear not in self.sites:
+            return None
+        samples = self.statistics[self.sites[linear]].samples
+        if samples is None:
+            what = "calibration kept no tokens here, which the correction of biases needs"
+            raise DataError(what, where=self.sites[linear], fix=TOKENS_FIX)
+        error = bias_error(samples, weight, quantized)
+        self.sizes[linear] = float(np.sqrt(np.mean(np.square(error))))
+        return error
 
 
 def _statistics(entry: PlanEntry, table: CalibrationTable) -> SiteStatistics:
@@ -75,26 +204,29 @@ def _statistics(entry: PlanEntry, table: CalibrationTable) -> SiteStatistics:
     return table.sites[site]
 
 
-def _smoothing(entry: PlanEntry, statistics: Mapping[str, SiteStatistics]) -> Smoothing:
-    assert entry.spec is not None
-    seen = statistics[entry.site.id]
-    bounds = seen.running if entry.spec.range == "running_minmax" and seen.running else seen.minmax
-    magnitude = np.maximum(np.abs(bounds.minimum), np.abs(bounds.maximum))
-    return Smoothing(entry.site, entry.spec.smooth, magnitude)
-
-
-def _encode(entry: PlanEntry, statistics: SiteStatistics) -> Encoding:
+def _encode(entry: PlanEntry, statistics: SiteStatistics, order: Sequence[int] | None = None) -> Encoding:
     site, spec = entry.site.id, entry.spec
     assert spec is not None
     try:
-        return encode_activation(statistics, spec, site=site)
+        return encode_activation(statistics, spec, order, site=site)
     except ValueError as error:
         channels = "tensor" if isinstance(spec.granularity, PerTensor) else "embedding"
-        fix = f"calibrate with what range {spec.range!r} needs: `qpipe calibrate --histogram {channels}`"
+        option = "--tokens 1024" if OBSERVERS[spec.range].requires == "samples" else f"--histogram {channels}"
+        fix = f"calibrate with what range {spec.range!r} needs: `qpipe calibrate {option}`"
         raise DataError(str(error), where=site, fix=fix) from error
 
 
-def _weight(entry: PlanEntry, weight: npt.NDArray[np.generic]) -> tuple[Encoding, npt.NDArray[np.generic]]:
-    assert entry.spec is not None
-    encoding = encode_weight(weight, entry.spec, site=entry.site.id)
-    return encoding, quantize_weight(weight, encoding)
+def _weight(
+    entry: PlanEntry, weight: npt.NDArray[np.generic], *, rounded: Mapping[str, Codes] | None
+) -> tuple[Encoding, npt.NDArray[np.generic]]:
+    site, spec = entry.site.id, entry.spec
+    assert spec is not None
+    encoding = encode_weight(weight, spec, site=site)
+    if spec.rounding == "adaround" and rounded is None:
+        raise DataError("no learned codes", where=site, fix="`qpipe run` learns them; or use rounding: nearest")
+    if spec.rounding == "nearest" or rounded is None or site not in rounded:
+        return encoding, quantize_weight(weight, encoding)
+    if not is_rounding_of(rounded[site], np.asarray(weight, np.float32), encoding):
+        what = "the learned codes are of another weight, or its rows are scaled for a per-embedding activation"
+        raise DataError(what, where=site, fix="learn them again, or give the weight rounding: nearest")
+    return encoding, rounded[site]

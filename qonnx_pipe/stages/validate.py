@@ -19,7 +19,7 @@ from qonnx_pipe.core.site import Skipped
 from qonnx_pipe.core.verdict import PROVIDER_FAILED, Fidelity, Result, Size, Verdict
 from qonnx_pipe.errors import DataError, NumericsError, ProviderError
 from qonnx_pipe.graph.linears import linears
-from qonnx_pipe.graph.size import size_parts
+from qonnx_pipe.graph.size import low_bit_bytes, size_parts
 from qonnx_pipe.graph.summary import id2label
 from qonnx_pipe.runtime import machine
 from qonnx_pipe.runtime import providers as execution
@@ -95,7 +95,7 @@ def validate(
     check_names(gates)
     for provider in providers:
         execution.require(provider)
-    size = Size(size_parts(reference).total, (parts := size_parts(model)).total, parts)
+    size = Size(size_parts(reference).total, (parts := size_parts(model)).total, parts, low_bit_bytes(model))
     found, names = tasks.find(task), id2label(reference) or id2label(model)
     data = _Evaluation(found, batches, _labels(found, batches, names, gates), names, shapes, threads, rounds)
     say("cpu: float model: predictions")

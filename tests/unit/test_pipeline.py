@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -13,12 +14,18 @@ from qonnx_pipe import pipeline
 from qonnx_pipe.core.artifact import sha256_file
 from qonnx_pipe.core.verdict import Verdict
 from qonnx_pipe.errors import DataError, ModelError, ProviderError
-from qonnx_pipe.pipeline import STAGES, Progress, RunResult
+from qonnx_pipe.pipeline import STAGES as ALL_STAGES
+from qonnx_pipe.pipeline import Progress, RunResult
 from qonnx_pipe.recipe import load
+from qonnx_pipe.stages.calibrate import read_table
+from qonnx_pipe.stages.round import read_rounding
 from qonnx_pipe.store import Store
 from tests.zoo.projects import Project, make_project, table
 
 pytestmark = pytest.mark.export
+
+STAGES = tuple(stage for stage in ALL_STAGES if stage != "round")
+"""Of a recipe that rounds to the nearest."""
 
 
 @dataclass
@@ -88,6 +95,44 @@ def test_a_change_recomputes_what_it_concerns(runner: Runner, override: str, rec
     assert runner.run(override).recomputed == recomputed
     assert runner.run(override).recomputed == ()
     assert runner.run().recomputed == (), "the entries of the first run are still there"
+
+
+ADAROUND = ("quantize.weights.rounding=adaround", "quantize.adaround={iterations: 20, tokens: 100}")
+
+
+def test_learned_rounding_is_a_stage_of_its_own(runner: Runner) -> None:
+    """Between calibration and quantization, cached like any other, and only where a recipe asks for it."""
+    first = runner.run(*ADAROUND, last="quantize")
+    assert first.recomputed[-2:] == ("round", "quantize")
+    assert tuple(first.files) == ("export", "plan", "calibrate", "round", "quantize")
+    assert [path.name for path in first.files["round"]] == ["rounding.npz"]
+    learned = read_rounding(runner.project.out / "rounding.npz")
+    plan = json.loads((runner.project.out / "plan.json").read_bytes())
+    asked = {entry["site"] for entry in plan["entries"] if entry["spec"] and entry["spec"]["rounding"] == "adaround"}
+    assert learned.keys() == asked
+    stored = {
+        value.name: onnx.numpy_helper.to_array(value)
+        for value in onnx.load(first.files["quantize"][1]).graph.initializer
+    }
+    codes = learned["layer.0/weight[ffn.output]"].codes
+    assert any(array.shape == codes.shape and np.array_equal(array, codes) for array in stored.values())
+    assert runner.run(*ADAROUND, last="quantize").recomputed == ()
+    assert runner.run(*ADAROUND, "quantize.adaround.iterations=21", last="quantize").recomputed == ("round", "quantize")
+    assert runner.run(*ADAROUND, "quantize.weights.dtype=int4", last="quantize").recomputed[-2:] == (
+        "round",
+        "quantize",
+    )
+
+
+def test_tokens_that_the_plan_needs_are_collected(runner: Runner) -> None:
+    override = "quantize.rules[0].activations={smooth: 0.5, range: minmax}"
+    assert runner.run(override, last="calibrate").recomputed == ("plan", "calibrate")
+    table = read_table(runner.project.out / "calibration.npz")
+    sampled = {site: len(seen.samples) for site, seen in table.sites.items() if seen.samples is not None}
+    plan = json.loads((runner.project.out / "plan.json").read_bytes())
+    inputs = {entry["site"] for entry in plan["entries"] if entry["feeds"] and entry["site"] in table.sites}
+    assert sampled.keys() == inputs
+    assert len({count for site, count in sampled.items() if site.startswith("layer.")}) == 1
 
 
 def test_other_evaluation_texts_recompute_the_verdict_alone(runner: Runner, tmp_path: Path) -> None:

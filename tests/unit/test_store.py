@@ -16,7 +16,7 @@ import pytest
 
 import qonnx_pipe.store as store_module
 from qonnx_pipe.errors import Interrupted, ModelError, UsageError
-from qonnx_pipe.store import Entry, Store, default_root, key_of
+from qonnx_pipe.store import Entry, Store, key_of
 
 KEY, OTHER = "a" * 64, "b" * 64
 
@@ -341,19 +341,7 @@ class TestKeys:
         assert unmemoized() != before
 
 
-class TestRoot:
-    def test_precedence(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        monkeypatch.setenv("HOME", str(tmp_path))
-        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-        monkeypatch.delenv("QPIPE_CACHE", raising=False)
-        assert default_root() == tmp_path / ".cache/qonnx_pipe"
-        monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # the XDG specification: ignore it
-        assert default_root() == tmp_path / ".cache/qonnx_pipe"
-        monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-        assert default_root() == Path("/xdg/qonnx_pipe")
-        monkeypatch.setenv("QPIPE_CACHE", "/mine")
-        assert default_root() == Path("/mine")
-
+class TestRecord:
     def test_record_is_plain_json(self, root: Path) -> None:
         entry = Store(root).make(KEY, "export", build())
         record = json.loads(entry.path("entry.json").read_bytes())

@@ -3,9 +3,16 @@
 | file | lowers | to |
 |---|---|---|
 | `activation` | per-tensor activation | QuantizeLinear → DequantizeLinear |
-| `activation` | per-embedding-group activation (`split`) | Split → K × (QuantizeLinear → DequantizeLinear) |
+| `activation` | activation in at most 16 embedding groups (`split`) | Split → K × QuantizeLinear |
+| `activation` | activation in more groups (K = d) | Div → Add → QuantizeLinear, for a weight with scaled rows |
+| `activation` | either, for readers that are no linear layer | Div → Round → Max → Min → Mul |
+| `columns` | Split of what a linear layer computes | a linear layer a slice: no Split, no Gather of a permutation |
+| `reference` | any activation (`reference`) | per-axis QuantizeLinear → DequantizeLinear, the oracle |
+| `expand` | activation with windows for outlier dimensions | its codes and those of a few further columns, joined |
 | `linear` | linear layer (`integer`) | MatMulIntegerToFloat with its bias; for a split activation K of them and a Sum |
 | `linear` | linear layer (`qdq`) | MatMul or Gemm on dequantized operands; for a split activation K and a Sum |
-| `residual` | Add before LayerNormalization | Sum, which onnxruntime does not fuse into a slower kernel |
+| `attention` | softmax attention between integer linear layers | MultiHeadAttention, its mask a column of the keys |
+| `attention` | position bias and mask that several layers add to their scores | one Add for all of them |
+| `residual` | Add before LayerNormalization | Sub or Sum, which onnxruntime does not fuse into a slower kernel |
 | `gather` | embedding table | Gather of codes → DequantizeLinear |
 """

@@ -121,6 +121,10 @@ class Emitter:
                 self.graph.outputs[index] = other
         value.name, other.name = self._unique(f"{name}_float"), name
 
+    def rename(self, value: ir.Value, name: str) -> None:
+        """Give a value another name, with a counter if it is taken."""
+        value.name = self._unique(name)
+
     def release(self, value: ir.Value | None) -> None:
         """Forget an initializer that nothing reads any more, and its bytes."""
         if value is not None and value.is_initializer() and not value.uses() and not value.is_graph_output():

@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from qonnx_pipe.core.encoding import EmbeddingGroups, Encoding
-from qonnx_pipe.core.granularity import PerChannel, PerTensor
+from qonnx_pipe.core.encoding import EmbeddingGroups, Encoding, FloatArray, Windows
+from qonnx_pipe.core.granularity import PerChannel, PerGroup, PerTensor
 from qonnx_pipe.core.plan import Lowering
-from qonnx_pipe.graph.lowerings.activation import ActivationQuantizers
+from qonnx_pipe.graph.lowerings.activation import ActivationQuantizers, Piece
 from qonnx_pipe.graph.lowerings.emit import Codes, Emitter
+from qonnx_pipe.graph.lowerings.plain import plain_weight
 from qonnx_pipe.graph.walk import Linear
 
 LARGEST_BIAS = np.iinfo(np.int32).max
@@ -22,31 +23,41 @@ CONTRIB = "com.microsoft"
 
 @dataclass(frozen=True, eq=False)
 class QuantizedWeight:
-    """Codes [in, out] of a linear layer's weight and their encoding; new initializers are named after `name`."""
+    """Codes [in, out] of a linear layer's weight and their encoding; new initializers are named after `name`.
+
+    `row_scale`: what the rows were multiplied by before they were quantized, shape (in,); None for nothing.
+    """
 
     name: str
     codes: npt.NDArray[np.generic]
     encoding: Encoding
+    row_scale: FloatArray | None = None
 
     def __post_init__(self) -> None:
-        if self.encoding.granularity not in (PerTensor(), PerChannel(1)):
+        if not self.is_grouped and self.encoding.granularity not in (PerTensor(), PerChannel(1)):
             raise ValueError(f"{self.name}: weights of a linear layer are not lowered {self.encoding.granularity}")
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether groups of inputs share a scale: no integer kernel of 8 bits takes that."""
+        return isinstance(self.encoding.granularity, PerGroup) and self.encoding.granularity.axis == 0
 
 
 class LinearLowering:
     """Rewrites linear layers.
 
     1. Both operands in 8 bits, form "integer": onnxruntime's MatMulIntegerToFloat on the codes, the bias inside; for
-       an activation in K > 1 embedding groups K of them, one a piece, on the rows of the weight that belong to the
-       piece's dimensions, and a Sum.
+       an activation in K > 1 pieces K of them, on the rows of the weight that belong to the piece's dimensions, and a
+       Sum. What codes read too much (`Piece.surplus`) leaves the bias. Windows have no other form.
     2. Form "qdq", activation per tensor: DQ(activation) × DQ(codes); onnxruntime makes MatMulIntegerToFloat of it and
        leaves the Add of the bias.
     3. As 2, Gemm or a rank-2 MatMul and Add, which onnxruntime turns into one: the bias becomes int32 with scale
        s_x·s_w, else the Gemm stays float (→ QGemm).
-    4. As 2, activation in K > 1 embedding groups: K MatMuls and a Sum; a Gemm's bias is added after the Sum.
-    5. Activation float: float activation × DQ(codes). Not float in the kernel: onnxruntime makes a MatMulNBits of it
-       that quantizes blocks of the activation as it runs (accuracy level 4), and the census counts it as integer.
-    6. Weight float: quantized activation × float weight.
+    4. As 2, any other encoding: a MatMul a piece and a Sum of them and the bias, less the surplus.
+    5. Activation float, in form "reference", or in more groups than pieces before a weight whose rows were not scaled
+       (layers share it, or its codes were learned); or weight in groups of inputs: real activation × plain weight
+       (`plain_weight`), in float.
+    6. Weight float: quantized real activation × the weight, in float.
     Operands that no integer kernel takes (16 bits, signed × unsigned) have form "qdq", whatever was asked for.
     A Gemm with a transposed weight is turned first; weights that several layers share are emitted once.
     """
@@ -56,35 +67,39 @@ class LinearLowering:
         self.activations = activations
         self._constants: dict[tuple[QuantizedWeight, tuple[int, ...]], Codes] = {}
         self._dequantized: dict[Codes, ir.Value] = {}
+        self._plains: dict[QuantizedWeight, ir.Value] = {}
 
     def lower(
         self, linear: Linear, activation: Encoding | None, weight: QuantizedWeight | None, form: Lowering
     ) -> None:
         """Rewrite one linear layer in place; the name of its output stays, and its own where it stays one node."""
-        if weight is not None and activation is not None:
-            if form == "integer" and _has_integer_kernel(activation, weight.encoding):
-                self._integer(linear, activation, weight)
+        in_codes = weight is not None and activation is not None and self._reads_pieces(activation, weight)
+        if in_codes and weight is not None and activation is not None:
+            written_out = form == "integer" or isinstance(activation.granularity, Windows)
+            if written_out and _has_integer_kernel(activation, weight.encoding):
+                self._integer(linear, weight, self.activations.pieces(linear.source, activation))
                 return
-            if _groups(activation) > 1:
-                self._split(linear, activation, weight)
+            if not isinstance(activation.granularity, PerTensor) and not _is_one_group(activation):
+                self._qdq(linear, weight, self.activations.pieces(linear.source, activation))
                 return
+            if _is_gemm(linear):
+                self._quantize_bias(linear, activation, weight)
         if activation is not None:
             linear.node.replace_input_with(0, self.activations.whole(linear.source, activation))
         if weight is not None:
-            linear.node.replace_input_with(1, self._dequantize(weight))
+            linear.node.replace_input_with(1, self._dequantize(weight) if in_codes else self._plain(weight))
             linear.node.attributes.pop("transB", None)
-        if weight is not None and activation is not None and _is_gemm(linear):
-            self._quantize_bias(linear, activation, weight)
 
-    def _integer(self, linear: Linear, activation: Encoding, weight: QuantizedWeight) -> None:
-        last, bias = linear.node, None
-        if linear.bias is not None:
-            last, index = linear.bias
-            bias = last.inputs[index]
-        pieces = self.activations.pieces(linear.source, activation)
+    def _reads_pieces(self, activation: Encoding, weight: QuantizedWeight) -> bool:
+        """Whether the layer reads codes; a weight whose rows were not scaled as they ask for reads real values."""
+        return not (self.activations.is_reference(activation) or weight.is_grouped) and (
+            weight.row_scale is not None or self.activations.row_scale(activation) is None
+        )
+
+    def _integer(self, linear: Linear, weight: QuantizedWeight, pieces: tuple[Piece, ...]) -> None:
+        bias = self._less_surplus(linear, weight, pieces)
         products: list[ir.Value] = []
         for index, piece in enumerate(pieces):
-            name = linear.name if len(pieces) == 1 else f"{linear.name}_group{index}"
             codes = self._codes(weight, piece.dimensions)
             zero = codes.zero_point if weight.encoding.zero_point.any() else None
             inputs = (
@@ -96,23 +111,47 @@ class LinearLowering:
                 zero,
                 None if index else bias,
             )
-            products += self.emit.node("MatMulIntegerToFloat", inputs, name, domain=CONTRIB)
-        total = products[0] if len(products) == 1 else self.emit.node("Sum", products, f"{linear.name}_Sum")[0]
+            products += self.emit.node("MatMulIntegerToFloat", inputs, f"{linear.name}_group{index}", domain=CONTRIB)
+        self._finish(linear, products, products)
+
+    def _qdq(self, linear: Linear, weight: QuantizedWeight, pieces: tuple[Piece, ...]) -> None:
+        """The bias is a summand: behind a rank-2 MatMul, onnxruntime would make a float Gemm of an Add."""
+        bias = self._less_surplus(linear, weight, pieces)
+        products: list[ir.Value] = []
+        for index, piece in enumerate(pieces):
+            rows = self._dequantize(weight, piece.dimensions)
+            products += self.emit.node("MatMul", (self.activations.real(piece), rows), f"{linear.name}_group{index}")
+        self._finish(linear, products, products if bias is None else [*products, bias])
+
+    def _finish(self, linear: Linear, products: list[ir.Value], summands: list[ir.Value]) -> None:
+        """Let the sum of `summands` stand for the layer's output, bias and all; a lone product keeps its name."""
+        for product in products:
+            product.type = ir.TensorType(ir.DataType.FLOAT)
+        total = summands[0] if len(summands) == 1 else self.emit.node("Sum", summands, f"{linear.name}_Sum")[0]
+        last = linear.node if linear.bias is None else linear.bias[0]
         self.emit.replace(last, total)
         if last is not linear.node:
             self.emit.remove(linear.node)
-        if len(products) == 1 and (product := products[0].producer()) is not None:
-            product.name = linear.name
+        if len(products) == 1 and (only := products[0].producer()) is not None:
+            only.name = linear.name
 
-    def _split(self, linear: Linear, activation: Encoding, weight: QuantizedWeight) -> None:
-        products: list[ir.Value] = []
-        for index, piece in enumerate(self.activations.pieces(linear.source, activation)):
-            rows = self._dequantize(weight, piece.dimensions)
-            products += self.emit.node("MatMul", (self.activations.real(piece), rows), f"{linear.name}_group{index}")
-        total = products[0] if len(products) == 1 else self.emit.node("Sum", products, f"{linear.name}_Sum")[0]
-        if linear.node.op_type == "Gemm" and linear.bias is not None:
-            (total,) = self.emit.node("Add", (total, linear.node.inputs[2]), f"{linear.name}_Add")
-        self.emit.replace(linear.node, total)
+    def _less_surplus(self, linear: Linear, weight: QuantizedWeight, pieces: tuple[Piece, ...]) -> ir.Value | None:
+        """The bias less Σ surplus · weight, in the *quantized* weight: exactly what the codes read too much."""
+        bias = None if linear.bias is None else linear.bias[0].inputs[linear.bias[1]]
+        total = np.zeros(weight.codes.shape[1], np.float64)
+        for piece in pieces:
+            if piece.surplus is not None:
+                rows = weight.codes[list(piece.dimensions)] if piece.dimensions else weight.codes
+                steps = piece.surplus.astype(np.int64) @ (rows.astype(np.int64) - weight.encoding.zero_point)
+                total += steps * (_number(piece.codes.scale) * weight.encoding.scale.astype(np.float64))
+        if not total.any():
+            return bias
+        known = None if bias is None else ir.convenience.get_const_tensor(bias)
+        if bias is None or known is not None:
+            less = -total if known is None else known.numpy().astype(np.float64) - total
+            return self.emit.constant(f"{linear.name}_bias", less.astype(np.float32))
+        surplus = self.emit.constant(f"{linear.name}_surplus", total.astype(np.float32))
+        return self.emit.node("Sub", (bias, surplus), f"{linear.name}_bias")[0]
 
     def _codes(self, weight: QuantizedWeight, rows: tuple[int, ...] = ()) -> Codes:
         """The codes, or some of their rows, with scale and zero point of the same shape; emitted once."""
@@ -145,6 +184,12 @@ class LinearLowering:
             self._dequantized[codes] = real
         return self._dequantized[codes]
 
+    def _plain(self, weight: QuantizedWeight) -> ir.Value:
+        """The weight as a float operand; emitted once."""
+        if weight not in self._plains:
+            self._plains[weight] = plain_weight(self.emit, weight.name, weight.codes, weight.encoding, weight.row_scale)
+        return self._plains[weight]
+
     def _quantize_bias(self, linear: Linear, activation: Encoding, weight: QuantizedWeight) -> None:
         """Bias [out] as int32; one that is no constant vector, or too large for int32, keeps the layer float."""
         if linear.bias is None:
@@ -167,13 +212,19 @@ class LinearLowering:
         node.replace_input_with(index, real)
 
 
-def _groups(encoding: Encoding) -> int:
-    return len(encoding.granularity.sizes) if isinstance(encoding.granularity, EmbeddingGroups) else 1
+def _is_one_group(encoding: Encoding) -> bool:
+    return isinstance(encoding.granularity, EmbeddingGroups) and len(encoding.granularity.sizes) == 1
+
+
+def _number(scalar: ir.Value) -> float:
+    tensor = ir.convenience.get_const_tensor(scalar)
+    assert tensor is not None
+    return float(tensor.numpy())
 
 
 def _has_integer_kernel(activation: Encoding, weight: Encoding) -> bool:
-    """Whether MatMulIntegerToFloat takes the two types: 8 bits each, and no unsigned weight for a signed activation."""
-    small = activation.dtype.bits == weight.dtype.bits == 8
+    """Whether MatMulIntegerToFloat takes the two: codes of a byte, and no unsigned weight for a signed activation."""
+    small = activation.dtype.storage.itemsize == weight.dtype.storage.itemsize == 1
     return small and not (activation.dtype.signed and not weight.dtype.signed)
 
 

@@ -7,29 +7,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from qonnx_pipe.charts import svg, wording
+from qonnx_pipe.charts.rows import Chart, Row
+from qonnx_pipe.charts.svg import Axis
 from qonnx_pipe.core.verdict import Gate, Latency, Metric, Result, Size, Verdict
-from qonnx_pipe.stages.report import svg, wording
-from qonnx_pipe.stages.report.svg import Axis
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a chart; `detail` is smaller text behind the number."""
-
-    label: str
-    drawing: Markup
-    value: str
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Rows on one axis, whose numbers are `foot`."""
-
-    title: str
-    note: str
-    rows: tuple[Row, ...]
-    foot: Markup | None = None
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qonnx_pipe.charts import wording
 from qonnx_pipe.core.encoding import EmbeddingGroups, Encoding
 from qonnx_pipe.core.plan import PlanEntry, QuantPlan
 from qonnx_pipe.core.site import Site, Skipped
-from qonnx_pipe.stages.report import wording
 
 
 @dataclass(frozen=True)

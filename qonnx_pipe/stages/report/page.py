@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jinja2
-
+from qonnx_pipe.charts import page
 from qonnx_pipe.core.artifact import Manifest
 from qonnx_pipe.core.files import write_atomic
-from qonnx_pipe.stages.report import charts, decisions, kernels, ranges, wording
+from qonnx_pipe.stages.report import charts, decisions, kernels, ranges
 from qonnx_pipe.stages.report.run import Run, read_run
+
+TEMPLATE = Path(__file__).parent / "templates" / "page.html"
 
 
 def write_report(run: Path, target: Path) -> None:
@@ -23,15 +24,8 @@ def write_report(run: Path, target: Path) -> None:
 
 
 def _render(run: Run) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= wording.FILTERS
-    return environment.get_template("page.html").render(
+    return page.render(
+        TEMPLATE,
         run=run,
         verdict=run.verdict,
         gates=charts.gates(run.verdict) if run.verdict else (),

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
+from qonnx_pipe.charts import svg, wording
 from qonnx_pipe.core.statistics import CalibrationTable, MinMax
-from qonnx_pipe.stages.report import svg, wording
 
 LEVELS = (1.5, 2.0, 3.0, 5.0, 8.0, 16.0)
 """Where the colours of the heat map change: range of a dimension ÷ median range of its site."""

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from qonnx_pipe.core.encoding import EmbeddingGroups, Encoding, ResolvedGranularity
+from qonnx_pipe.core.encoding import EmbeddingGroups, Encoding, ResolvedGranularity, Windows
 from qonnx_pipe.core.granularity import PerChannel, PerGroup, PerTensor
 from qonnx_pipe.core.qtype import QTYPES
 
@@ -64,3 +64,20 @@ def test_arrays_are_read_only() -> None:
 def test_unknown_json_is_refused(granularity: object) -> None:
     with pytest.raises(ValueError, match="granularity"):
         Encoding.from_json({"dtype": "int8", "granularity": granularity, "scale": 1.0, "zero_point": 0})
+
+
+def test_windows_survive_json() -> None:
+    encoding = Encoding(QTYPES["uint8"], Windows(4, (2, 2, 0), (1, 2, -1)), np.float32(0.1), np.int32(7))
+    back = Encoding.from_json(json.loads(json.dumps(encoding.to_json())))
+    assert back.granularity == encoding.granularity
+    assert back.granularity.rows == (0, 1, 2, 3, 2, 2, 0)
+    assert (float(back.scale), int(back.zero_point)) == (float(encoding.scale), 7)
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "places", "what"),
+    [((4,), (1,), "none of 4"), ((1, 2), (1,), "2 columns, 1 places"), ((1,), (0,), "own window")],
+)
+def test_windows_are_checked_at_birth(dimensions, places, what: str) -> None:
+    with pytest.raises(ValueError, match=what):
+        Windows(4, dimensions, places)

@@ -31,10 +31,10 @@ def test_a_shared_weight_is_told_apart_by_the_nodes_name():
 
 
 def test_a_renamed_weight_is_found_by_the_nodes_name_or_its_beginning():
-    optimized = [ran("a", "w_transposed"), ran("b/MatMulAddFusion", "v_transposed")]
-    events = [event("a"), event("b/MatMulAddFusion")]
-    kernels = executed([written("a", "w"), written("b", "v")], optimized, events)
-    assert kernels.integer == kernels.total == 2
+    optimized = [ran("a", "w_transposed"), ran("b/MatMulAddFusion", "v_transposed"), ran("fused c", "u_transposed")]
+    events = [event("a"), event("b/MatMulAddFusion"), event("fused c")]
+    kernels = executed([written("a", "w"), written("b", "v"), written("c", "u")], optimized, events)
+    assert kernels.integer == kernels.total == 3
 
 
 def test_what_vanished_or_did_not_run_is_float_with_a_reason():

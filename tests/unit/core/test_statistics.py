@@ -13,6 +13,8 @@ from qonnx_pipe.core.statistics import (
     Histogram,
     MinMax,
     Provenance,
+    Request,
+    Requests,
     RunningMinMax,
     SiteStatistics,
 )
@@ -101,21 +103,25 @@ def test_table_round_trip_through_a_file(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     values = rng.standard_normal((10, 6)).astype(np.float32)
     minmax = MinMax(values.min(0), values.max(0))
-    full = SiteStatistics(minmax, RunningMinMax.first(minmax), Histogram.of(values, per_embedding=True))
+    full = SiteStatistics(minmax, RunningMinMax.first(minmax), Histogram.of(values, per_embedding=True), values[3:5])
     table = CalibrationTable({"layer.0/ffn|input": full, "pooler": SiteStatistics(minmax)}, PROVENANCE)
     np.savez(tmp_path / "table.npz", **table.to_arrays())
     with np.load(tmp_path / "table.npz") as arrays:
         again = CalibrationTable.from_arrays(arrays, PROVENANCE)
     assert list(again.sites) == list(table.sites)
-    assert (again.sites["pooler"].running, again.sites["pooler"].histogram) == (None, None)
+    bare = again.sites["pooler"]
+    assert (bare.running, bare.histogram, bare.samples) == (None, None, None)
     found = again.sites["layer.0/ffn|input"]
     assert found.running is not None
     assert found.histogram is not None
+    assert found.samples is not None
+    assert found.samples.dtype == np.float32
     assert found.histogram.mantissa_bits == 4
     for left, right in [
         (found.minmax.minimum, values.min(0)),
         (found.running.maximum, values.max(0)),
         (found.running.tensor_minimum, values.min()),
+        (found.samples, values[3:5]),
         (found.histogram.counts, Histogram.of(values, per_embedding=True).counts),
     ]:
         np.testing.assert_array_equal(left, right)
@@ -124,3 +130,39 @@ def test_table_round_trip_through_a_file(tmp_path: Path) -> None:
 def test_a_table_without_its_fields_is_refused() -> None:
     with pytest.raises(KeyError):
         CalibrationTable.from_arrays({"pooler|running|minimum": np.zeros(1)}, PROVENANCE)
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_dividing_divides_extremes_and_samples(running: bool) -> None:
+    values, scale = np.float32([[1, -6], [3, 2]]), np.float32([0.5, 4])
+    minmax = MinMax(values.min(0), values.max(0))
+    histogram = Histogram.of(values)
+    seen = SiteStatistics(minmax, RunningMinMax.first(minmax) if running else None, histogram, values).divided(scale)
+    assert (seen.minmax.minimum.tolist(), seen.minmax.maximum.tolist()) == ([2, -1.5], [6, 0.5])
+    assert seen.samples is not None
+    assert seen.samples.tolist() == [[2, -1.5], [6, 0.5]]
+    assert seen.samples.dtype == np.float32
+    assert seen.histogram is None
+    assert (seen.running is not None) == running
+
+
+def test_one_calibration_keeps_the_most_tokens_that_a_site_asks_for() -> None:
+    assert Requests((Request("x", samples=8), Request("y", samples=64), Request("z"))).samples == 64
+    assert Requests().samples == 0
+
+
+def test_reordered_statistics_are_those_of_reordered_data() -> None:
+    order = (2, 0, 1)
+
+    def seen(values: np.ndarray) -> SiteStatistics:
+        batch = MinMax(values.min(axis=0), values.max(axis=0))
+        return SiteStatistics(batch, RunningMinMax.first(batch), Histogram.of(values, per_embedding=True), values)
+
+    values = np.random.default_rng(0).normal(0, 1, (9, 3)).astype(np.float32)
+    found, expected = seen(values).reordered(order), seen(values[:, list(order)])
+    provenance = Provenance("", "", 1, 1, 1, 1, 1)
+    tables = [CalibrationTable({"x": one, "y": seen(values)}, provenance) for one in (found, expected)]
+    moved = CalibrationTable({"x": seen(values), "y": seen(values)}, provenance).reordered({"x": order})
+    for table in (tables[0], moved):
+        for key, array in tables[1].to_arrays().items():
+            np.testing.assert_array_equal(table.to_arrays()[key], array)

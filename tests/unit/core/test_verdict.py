@@ -30,7 +30,7 @@ QUANTIZED = Result(
     ),
     kernels=KERNELS,
 )
-SIZE = Size(400, 100, SizeParts(60, 20, 5, 15))
+SIZE = Size(400, 100, SizeParts(60, 20, 5, 15), 70)
 VERDICT = Verdict((Gate("speedup", 2.0, 2.4, True),), SIZE, (FLOAT, QUANTIZED), (Skipped("site", "why"),), {"cores": 2})
 
 
@@ -43,6 +43,7 @@ def test_json_has_the_shape_that_interface_md_promises():
         "quantized_bytes": 100,
         "ratio": 4.0,
         "parts": {"weights": 60, "embeddings": 20, "scales": 5, "other": 15},
+        "low_bit_bytes": 70,
     }
     quantized = data["results"][1]
     assert {"metric", "value", "n", "interval", "per_class"} <= quantized["accuracy"].keys()

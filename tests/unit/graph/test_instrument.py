@@ -12,7 +12,7 @@ import pytest
 from qonnx_pipe.core.site import Site, SiteMap
 from qonnx_pipe.core.statistics import Request, Requests
 from qonnx_pipe.graph import io
-from qonnx_pipe.graph.instrument import Instrumented, instrument
+from qonnx_pipe.graph.instrument import EXAMPLES_INPUT, TOKENS_INPUT, Instrumented, instrument
 from qonnx_pipe.graph.sites import find_sites
 from tests.zoo.checkpoints import IMAGE_SIZE
 
@@ -186,3 +186,35 @@ def test_a_file_that_says_no_shapes(exported: Callable[..., Path], tmp_path: Pat
     assert found.keys() == expected.keys()
     for name, values in expected.items():
         np.testing.assert_array_equal(found[name], values)
+
+
+PLACES = np.int64([[0, 6], [1, 2], [1, 0], [0, 3]])
+
+
+@pytest.mark.parametrize("places", [PLACES, PLACES[:0]])
+def test_samples_are_the_tokens_at_the_places_asked_for(case: Case, tmp_path: Path, places: np.ndarray) -> None:
+    wishes = Requests(tuple(Request(site.id, samples=9) for site in case.sites.activations))
+    made = instrument(case.path, case.sites, wishes, tmp_path / "instrumented.onnx")
+    onnx.checker.check_model(made.path, full_check=True)
+    inputs, rows = case.inputs(RIGHT), np.int64([[1]])
+    expected = activations(case, tmp_path, inputs)
+    chosen = {TOKENS_INPUT: places, EXAMPLES_INPUT: rows}
+    asked = {port.name for port in session(made.path).get_inputs()}
+    found = run(made.path, {name: array for name, array in {**inputs, **chosen}.items() if name in asked})
+    assert made.tokens == (None if "attention_mask" in inputs else 17)
+    for site in case.sites.activations:
+        name, values = made.outlets[site.id].samples, expected[site.tensor]
+        assert (name is None) == site.pairwise
+        if name is not None:
+            wanted = values[tuple(places.T)] if values.ndim == 3 else values[rows[:, 0]]
+            noise = {"rtol": NOISE, "atol": NOISE * float(np.abs(values).max()), "err_msg": site.id}
+            np.testing.assert_allclose(found[name], wanted, **noise)
+
+
+def test_only_who_asks_gets_samples_and_nobody_else_gets_inputs(case: Case, tmp_path: Path) -> None:
+    before = {port.name for port in session(case.path).get_inputs()}
+    assert {port.name for port in session(instrumented(case, tmp_path).path).get_inputs()} == before
+    wanted = next(site.id for site in case.sites.activations if site.feeds)
+    made = instrument(case.path, case.sites, Requests((Request(wanted, samples=4),)), tmp_path / "one.onnx")
+    assert [site for site, outlets in made.outlets.items() if outlets.samples] == [wanted]
+    assert {port.name for port in session(made.path).get_inputs()} == before | {TOKENS_INPUT}

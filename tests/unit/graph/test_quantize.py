@@ -44,7 +44,8 @@ def test_names_opset_and_metadata_stay_and_nothing_is_left_over(tmp_path, form, 
     names = {node.name for node in after.graph.node}
     assert len(names) == len(after.graph.node)
     for node in before.graph.node:
-        assert node.name in names or {f"{node.name}_group0", f"{node.name}_Sum"} <= names
+        in_a_sum = node.op_type == "Add" and sizes is not None
+        assert in_a_sum or node.name in names or {f"{node.name}_group0", f"{node.name}_Sum"} <= names
     initializers = {one.name for one in after.graph.initializer}
     assert initializers <= read_names(after.graph)
     assert all(one.data_type != onnx.TensorProto.FLOAT or len(one.dims) < 2 for one in after.graph.initializer)

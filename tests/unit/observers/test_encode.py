@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -38,10 +40,9 @@ def test_groups_follow_the_spec() -> None:
     assert encoding.zero_point.tolist() == [128, 128]
 
 
-def test_a_given_layout_overrides_the_specs_own() -> None:
-    layout = EmbeddingGroups((1, 3), (3, 0, 1, 2))
-    encoding = encode_activation(SEEN, spec(PerEmbeddingGroup(2, "range")), layout, site="x")
-    assert encoding.granularity == layout
+def test_a_shared_order_stands_for_the_sites_own() -> None:
+    encoding = encode_activation(SEEN, spec(PerEmbeddingGroup((1, 3), "range")), (3, 0, 1, 2), site="x")
+    assert encoding.granularity == EmbeddingGroups((1, 3), (3, 0, 1, 2))
     np.testing.assert_array_equal(encoding.scale, np.float32([25.5 / 255, 5 / 255]))
 
 
@@ -67,7 +68,9 @@ def test_no_data_at_all_is_refused() -> None:
         encode_activation(nothing, spec(), site="x")
 
 
-@pytest.mark.parametrize("method", ["running_minmax", "mse", "percentile", "entropy"])
+@pytest.mark.parametrize(
+    "method", ["running_minmax", "mse", "mse_grid", "golden_section", "percentile", "entropy", "cross_entropy"]
+)
 def test_missing_statistics_are_refused(method: RangeMethod) -> None:
     with pytest.raises(ValueError, match="calibration collected no"):
         encode_activation(SEEN, spec(method=method), site="x")
@@ -84,8 +87,8 @@ def test_requests_ask_for_what_each_spec_needs() -> None:
         ("running", spec(method="running_minmax")),
         ("tensor", spec(method="mse")),
         ("float", None),
-        ("grouped", spec(PerEmbeddingGroup(2), "percentile")),
-        ("each", spec(PerEmbedding(), "entropy")),
+        ("grouped", replace(spec(PerEmbeddingGroup(2), "percentile"), form="split")),
+        ("each", replace(spec(PerEmbedding(), "entropy"), form="reference")),
     ]
     entries = [PlanEntry(Site(name, Role.FFN_INPUT, 0, name, 4), found, "qdq", "r") for name, found in wanted]
     weight = PlanEntry(Site("w", Role.WEIGHT, 0, "w", 4), spec(PerChannel(1), "mse"), "qdq", "weights")
@@ -98,3 +101,46 @@ def test_requests_ask_for_what_each_spec_needs() -> None:
             Request("each", histogram="embedding"),
         )
     )
+
+
+def linear(name: str, found: QuantSpec | None, *, feeds: bool = True) -> PlanEntry:
+    return PlanEntry(Site(name, Role.FFN_INPUT, 0, name, 4, ("MatMul",) if feeds else ()), found, "qdq", "r")
+
+
+def sampled(plan: QuantPlan) -> dict[str, int]:
+    return {request.site: request.samples for request in requests(plan).items}
+
+
+WEIGHT = PlanEntry(Site("w", Role.WEIGHT, 0, "w", 4), spec(PerChannel(1)), "qdq", "weights")
+PLAIN = (WEIGHT, linear("x", spec()), linear("float", None), linear("sum", spec(), feeds=False))
+COMPARING: dict[str, QuantSpec] = {
+    "smooth": replace(spec(), smooth=0.5),
+    "shift": replace(spec(), shift=True),
+    "fold": replace(spec(), form="fold"),
+    "expand": replace(spec(), form="expand"),
+    "open groups": spec(PerEmbeddingGroup(2)),
+    "open dimensions": spec(PerEmbedding()),
+    "boundaries": replace(spec(PerEmbeddingGroup(2, boundaries="error")), form="split"),
+    "cross-entropy": spec(method="cross_entropy"),
+}
+
+
+def test_plain_plans_need_no_tokens() -> None:
+    split = replace(spec(PerEmbeddingGroup(2, "range")), form="split")
+    plan = QuantPlan("cpu", "full", (*PLAIN, linear("g", split), linear("c", replace(spec(), form="float"))))
+    assert set(sampled(plan).values()) == {0}
+    assert "float" not in sampled(plan)
+
+
+@pytest.mark.parametrize("name", COMPARING)
+def test_one_spec_that_compares_outputs_needs_tokens_of_every_linears_input(name: str) -> None:
+    plan = QuantPlan("cpu", "full", (*PLAIN, linear("itself", COMPARING[name], feeds=False)))
+    assert sampled(plan) == {"x": 1024, "float": 1024, "sum": 0, "itself": 1024}
+    assert requests(plan).samples == 1024
+
+
+def test_rounding_and_bias_correction_need_tokens_of_inputs_that_stay_float_too() -> None:
+    rounded = replace(WEIGHT, spec=replace(spec(PerChannel(1)), rounding="adaround"))
+    expected = {"x": 1024, "float": 1024, "sum": 0}
+    assert sampled(QuantPlan("cpu", "full", (rounded, *PLAIN[1:]))) == expected
+    assert sampled(QuantPlan("cpu", "full", PLAIN, bias_correction=True)) == expected

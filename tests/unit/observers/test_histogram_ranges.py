@@ -12,7 +12,7 @@ from qonnx_pipe.core.qtype import QTYPES
 from qonnx_pipe.core.spec import QuantSpec, RangeMethod
 from qonnx_pipe.core.statistics import Histogram, MinMax, SiteStatistics
 from qonnx_pipe.observers import OBSERVERS
-from qonnx_pipe.observers.entropy import _divergence
+from qonnx_pipe.observers.entropy import _divergences
 from qonnx_pipe.observers.percentile import PercentileObserver
 
 BIN = 2.0**-7
@@ -85,14 +85,40 @@ def test_mse_is_as_good_as_a_slow_search_on_the_data(name: str, bits: int, symme
     assert true_error(values, low, high, bits, symmetric) <= 1.05 * best
 
 
+def brute_force(values: np.ndarray, bits: int, symmetric: bool) -> float:
+    """Least true error over a dense grid of pairs of ends, an eighth of an octave apart, down to 1/32."""
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+    fractions = 2.0 ** -np.arange(0, 5, 1 / 8)
+    if symmetric:
+        bound = max(-low, high)
+        return min(true_error(values, max(low, -f * bound), min(high, f * bound), bits, True) for f in fractions)
+    lows, highs = ({f * end for f in fractions} for end in (low, high))
+    return min(true_error(values, a, b, bits, False) for a in lows for b in highs if b > a)
+
+
+SEARCHED = {name: values[::20] for name, values in DATA.items() if name != "one huge"}
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("method", ["mse_grid", "golden_section"])
+@pytest.mark.parametrize("name", SEARCHED)
+def test_both_ends_are_as_good_as_those_of_a_brute_force_search(
+    name: str, method: RangeMethod, bits: int, symmetric: bool
+) -> None:
+    values = SEARCHED[name]
+    found = true_error(values, *ranged(method, values, f"int{bits}", symmetric), bits, symmetric)
+    # 5 %: the searches end 2 % from their optimum, and a bin's values are taken as evenly spread.
+    assert found <= 1.05 * brute_force(values, bits, symmetric)
+
+
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("dtype", ["int4", "uint8", "uint16"])
+@pytest.mark.parametrize("method", ["mse", "mse_grid", "golden_section"])
 @pytest.mark.parametrize("name", DATA)
-def test_mse_is_no_worse_than_min_max(name: str, dtype: str, symmetric: bool) -> None:
+def test_mse_is_no_worse_than_min_max(name: str, method: RangeMethod, dtype: str, symmetric: bool) -> None:
     values, bits = DATA[name], QTYPES[dtype].bits
-    errors = [
-        true_error(values, *ranged(method, values, dtype, symmetric), bits, symmetric) for method in ("mse", "minmax")
-    ]
+    errors = [true_error(values, *ranged(way, values, dtype, symmetric), bits, symmetric) for way in (method, "minmax")]
     # 2 %: on the histogram the error is never larger, but there a value stands anywhere in its bin.
     assert errors[0] <= 1.02 * errors[1]
 
@@ -125,26 +151,30 @@ def test_percentile_100_is_min_max() -> None:
     assert (float(low), float(high)) == (values.min(), values.max())
 
 
+def divergence(mass: np.ndarray, start: int, stop: int, codes: int) -> float:
+    return float(_divergences(mass, np.array([[start, stop]]), codes)[0])
+
+
 def test_divergence_of_the_papers_example() -> None:
     """Migacz 2017, p. 36: P = [1 0 2 3 | 5 3 1 7] in two levels becomes Q = [2 0 2 2 | 4 4 4 4]."""
     p, q = [1, 2, 3, 5, 3, 1, 7], [2, 2, 2, 4, 4, 4, 4]
     expected = sum(a / 22 * math.log((a / 22) / (b / 22)) for a, b in zip(p, q, strict=True))
-    assert _divergence(np.float64([1, 0, 2, 3, 5, 3, 1, 7]), 0, 8, 2) == pytest.approx(expected, rel=1e-12)
+    assert divergence(np.float64([1, 0, 2, 3, 5, 3, 1, 7]), 0, 8, 2) == pytest.approx(expected, rel=1e-12)
 
 
 def test_divergence_of_a_window_clips_the_tails_into_its_ends() -> None:
     # [2 | 1 3 | 4] in one level: the original is [1 + 2, 3 + 4] of 10, the quantized [2, 2] of 4.
     expected = 0.3 * math.log(0.3 / 0.5) + 0.7 * math.log(0.7 / 0.5)
-    assert _divergence(np.float64([2, 1, 3, 4]), 1, 3, 1) == pytest.approx(expected, rel=1e-12)
+    assert divergence(np.float64([2, 1, 3, 4]), 1, 3, 1) == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_tail_in_an_empty_bin_takes_part_of_its_level_or_finds_half_a_value() -> None:
     mass = np.float64([2, 0, 3, 4])  # clipped to [2 | 7] of 9
     one_level = 2 / 9 * math.log(2 / 9 / 0.5) + 7 / 9 * math.log(7 / 9 / 0.5)
     two_levels = 2 / 9 * math.log(2 / 9 / (0.5 / 3.5)) + 7 / 9 * math.log(7 / 9 / (3 / 3.5))
-    assert _divergence(mass, 1, 3, 1) == pytest.approx(one_level, rel=1e-12)
-    assert _divergence(mass, 1, 3, 2) == pytest.approx(two_levels, rel=1e-12)
-    assert _divergence(np.float64([1, 0, 0, 1]), 1, 3, 1) == math.inf
+    assert divergence(mass, 1, 3, 1) == pytest.approx(one_level, rel=1e-12)
+    assert divergence(mass, 1, 3, 2) == pytest.approx(two_levels, rel=1e-12)
+    assert divergence(np.float64([1, 0, 0, 1]), 1, 3, 1) == math.inf
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

@@ -190,6 +190,7 @@ quantize:
         ),
         ("{match: {role: embedding.word}, weights: {granularity: {per_group: 5}}}", "weights.granularity", "12"),
         ("{match: {role: ffn.input}, activations: {permute: range}}", "activations.permute", "no groups"),
+        ("{match: {role: ffn.input}, activations: {range: cross_entropy}}", "activations.range", "no logits"),
     ],
 )
 def test_a_rule_that_is_good_for_nothing(tmp_path: Path, rule: str, key: str, words: str) -> None:
@@ -208,6 +209,22 @@ def test_groups_on_attention_probabilities(tmp_path: Path) -> None:
     assert "no embedding axis" in adapted.note
     rule = "[{match: {role: attention.probabilities}, activations: {granularity: per_embedding}}]"
     assert "no embedding axis" in mistake(tmp_path, f"quantize: {{placement: full, rules: {rule}}}").what
+
+
+def test_cross_entropy_is_for_whole_rows_of_logits(tmp_path: Path) -> None:
+    def head(keys: str) -> str:
+        rule = f"{{match: {{role: head}}, activations: {{range: cross_entropy{keys}}}}}"
+        return f"quantize: {{placement: full, rules: [{rule}]}}"
+
+    assert choices(tmp_path, head(""))["head"].spec == QuantSpec(QTYPES["uint8"], PerTensor(), False, "cross_entropy")
+    problem = mistake(tmp_path, head(", granularity: per_embedding"))
+    assert problem.key == "quantize.rules[0].activations.granularity"
+    assert "whole rows of logits" in problem.what
+    everywhere = mistake(tmp_path, "quantize: {activations: {range: cross_entropy}}")
+    assert (everywhere.key, everywhere.fix) == (
+        "quantize.activations.range",
+        "give role head a rule of its own with range: cross_entropy; here use mse",
+    )
 
 
 def test_a_default_that_does_not_fit_matters_only_where_the_placement_quantizes(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ def test_it_is_draft_2020_12_and_refuses_unknown_keys() -> None:
 
 
 def test_keys_are_those_that_the_recipe_says() -> None:
-    assert set(json_schema()["properties"]) == {"version", "name", "model", "data", "quantize", "validate"}
+    keys = {"version", "name", "model", "data", "train", "quantize", "validate"}
+    assert set(json_schema()["properties"]) == keys
     assert {"match", "weights", "activations", "float"} == set(DEFINITIONS["Rule"]["properties"])
 
 

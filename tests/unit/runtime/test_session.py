@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from qonnx_pipe.errors import DataError, ModelError, ProviderError
@@ -81,3 +82,25 @@ def test_a_provider_that_is_not_here_says_how_to_get_it(monkeypatch):
     with pytest.raises(ProviderError, match="not available here") as caught:
         providers.require("cpu")
     assert caught.value.fix == "pip install onnxruntime"
+
+
+def test_a_file_can_ask_for_a_session_without_fusion(tmp_path):
+    """Per-axis activations, which fail where onnxruntime fuses them, compute what they say."""
+    path = graphs.qdq_matmul(tmp_path / "m.onnx", per_axis=True)
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {"qonnx_pipe.session": "session.disable_quant_qdq=1"})
+    onnx.save(model, path)
+    (y,) = evaluate(path, {"x": X}).values()
+    (expected,) = evaluate(graphs.qdq_matmul(tmp_path / "tensor.onnx"), {"x": X}).values()
+    np.testing.assert_allclose(y, expected, atol=1e-4)
+
+
+def test_a_file_that_asks_for_anything_else_is_refused(tmp_path):
+    path = graphs.float_matmul(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {"qonnx_pipe.session": "session.load_model_format=ORT"})
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match="unknown session entry") as caught:
+        open_session(path)
+    assert caught.value.where == str(path)
+    assert "qonnx_pipe.session" in caught.value.fix

@@ -112,6 +112,52 @@ def test_histograms_do_not_depend_on_the_batch_size(model: Path, sites: SiteMap,
         assert moved <= 4 + 1e-3 * expected.sum(), "only values at a bin's edge move, and by one bin"
 
 
+def samples(sites: SiteMap, count: int) -> Requests:
+    return Requests(tuple(Request(site.id, samples=count) for site in sites.activations))
+
+
+SAMPLED = 40
+"""Of 24 texts with 2 to 12 tokens: some give one, the others two."""
+
+
+def test_sampled_tokens_do_not_depend_on_the_batch_size(model: Path, sites: SiteMap, tmp_path: Path) -> None:
+    wishes = samples(sites, SAMPLED)
+    whole, parts = (table_of(model, sites, batched(texts(), size), tmp_path / str(size), wishes) for size in (24, 5))
+    for site, seen in whole.sites.items():
+        found = parts.sites[site].samples
+        if seen.samples is None or found is None:
+            assert sites.by_id[site].pairwise
+            assert seen.samples is found is None
+            continue
+        assert seen.samples.dtype == np.float32
+        assert len(seen.samples) == (24 if site in ("pooler", "head") else SAMPLED)
+        noise = NOISE * float(np.abs(seen.samples).max())
+        np.testing.assert_allclose(found, seen.samples, rtol=0, atol=4 * noise, err_msg=site)
+
+
+def test_sites_hold_the_same_tokens(model: Path, sites: SiteMap, tmp_path: Path) -> None:
+    """Query, key and value are linear in the same input: their samples are that input's, row by row."""
+    table = table_of(model, sites, batched(texts(), 5), tmp_path, samples(sites, SAMPLED))
+    inputs = table.sites["embedding.norm"].samples
+    assert inputs is not None
+    padded = np.hstack([inputs, np.ones((len(inputs), 1), np.float32)]).astype(np.float64)
+    for role in ("query", "key", "value"):
+        outputs = table.sites[f"layer.0/attention.{role}"].samples
+        assert outputs is not None
+        fitted = padded @ np.linalg.lstsq(padded, outputs.astype(np.float64), rcond=None)[0]
+        np.testing.assert_allclose(fitted, outputs, atol=1e-4 * np.abs(outputs).max())
+
+
+def test_more_tokens_than_there_are(model: Path, sites: SiteMap, tmp_path: Path) -> None:
+    found = texts(3)
+    table = table_of(model, sites, batched(found, 2), tmp_path, samples(sites, 1024))
+    whole = table_of(model, sites, batched(found, 2), tmp_path / "all", histograms(sites, "embedding"))
+    for site, seen in table.sites.items():
+        if seen.samples is not None:
+            np.testing.assert_array_equal(seen.samples.min(axis=0), seen.minmax.minimum, err_msg=site)
+            assert len(seen.samples) == whole.sites[site].histogram.counts[0].sum()
+
+
 @pytest.mark.parametrize("left", [False, True])
 def test_padding_leaves_no_trace(model: Path, sites: SiteMap, tmp_path: Path, left: bool) -> None:
     """More padding, on either side; positions decide what BERT computes, so the texts stand where they stood."""
@@ -138,9 +184,13 @@ def shifted(batch: Batch, by: int) -> Batch:
     return Batch({name: np.pad(array, [(0, 0), (by, 0)]) for name, array in batch.inputs.items()}, batch.labels)
 
 
-@pytest.mark.parametrize("channels", [None, "tensor"])
-def test_ctrl_c_and_the_same_call_again(model: Path, sites: SiteMap, tmp_path: Path, channels: str | None) -> None:
-    wishes = histograms(sites, channels) if channels else Requests()
+@pytest.mark.parametrize("kept", ["extremes", "histograms", "samples"])
+def test_ctrl_c_and_the_same_call_again(model: Path, sites: SiteMap, tmp_path: Path, kept: str) -> None:
+    wishes = {
+        "extremes": Requests(),
+        "histograms": histograms(sites, "tensor"),
+        "samples": samples(sites, SAMPLED),
+    }[kept]
     batches = batched(texts(), 4)
     expected = table_of(model, sites, batches, tmp_path / "whole", wishes)
     heard: list[int] = []
@@ -220,6 +270,7 @@ def test_a_state_of_another_calibration_is_not_taken(model: Path, sites: SiteMap
         "padding": (batched(texts(), 4, pad=1), Requests()),
         "texts": (batched(texts(20), 4), Requests()),
         "wishes": (batches, histograms(sites, "tensor")),
+        "samples": (batches, samples(sites, SAMPLED)),
     }
     for what, (changed, wishes) in others.items():
         heard: list[int] = []
@@ -333,10 +384,10 @@ from pathlib import Path
 from qonnx_pipe.core.statistics import Requests
 from qonnx_pipe.runtime.machine import peak_rss
 from qonnx_pipe.stages.plan import sites_of
-from tests.unit.stages.test_calibrate import batched, histograms, table_of, texts
+from tests.unit.stages.test_calibrate import batched, histograms, samples, table_of, texts
 model, count, channels = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 sites = sites_of(model)
-wishes = histograms(sites, channels) if channels != "none" else Requests()
+wishes = {"none": Requests(), "samples": samples(sites, 256)}.get(channels) or histograms(sites, "embedding")
 with tempfile.TemporaryDirectory() as folder:
     table_of(model, sites, batched(texts(16 * count, 100), 16), Path(folder), wishes)
 print(peak_rss())
@@ -344,7 +395,7 @@ print(peak_rss())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("channels", ["none", "embedding"])
+@pytest.mark.parametrize("channels", ["none", "embedding", "samples"])
 def test_memory_does_not_grow_with_the_batches(model: Path, channels: str) -> None:
     peaks = [
         int(subprocess.check_output([sys.executable, "-c", MEASURED, model, str(count), channels], cwd=ROOT))

@@ -72,9 +72,13 @@ def test_a_rule_leaves_float_and_is_named(planned) -> None:
     assert plan.skipped == (), "a wish is no skip"
 
 
-def test_groups_are_split(planned) -> None:
-    plan = planned(rule("{role: ffn.input}", "activations: {granularity: {per_embedding_group: 4}, permute: range}"))
-    assert entries(plan)["layer.0/ffn.input"].lowering == "split"
+@pytest.mark.parametrize(
+    ("form", "lowering"), [("auto", "auto"), ("split", "split"), ("fold", "fold"), ("reference", "reference")]
+)
+def test_groups_get_the_form_asked_for_and_one_scale_needs_none(planned, form: str, lowering: str) -> None:
+    groups = f"activations: {{granularity: {{per_embedding_group: 4}}, permute: range, lowering: {form}}}"
+    plan = planned(rule("{role: ffn.input}", groups))
+    assert entries(plan)["layer.0/ffn.input"].lowering == lowering
     assert entries(plan)["layer.0/attention.context"].lowering == "qdq"
 
 
@@ -85,18 +89,11 @@ def test_weights_keep_the_form_that_the_recipe_names(planned) -> None:
 @pytest.mark.parametrize(
     ("match", "change", "site", "reason"),
     [
-        ("{role: embedding.word}", "weights: {dtype: int4}", "embedding.word", "int4 weights are not packed yet"),
         (
             "{role: ffn.output}",
-            "weights: {granularity: {per_group: 16}}",
+            "weights: {granularity: {per_group: 7}}",
             "layer.1/weight[ffn.output]",
-            "no integer kernel at 8 bits",
-        ),
-        (
-            "{role: embedding.word}",
-            "weights: {granularity: per_row, symmetric: false}",
-            "embedding.word",
-            "one scale a row needs a symmetric type",
+            "groups of 7 do not divide 64 inputs",
         ),
         (
             "{role: ffn.output}",
@@ -116,8 +113,30 @@ def test_a_weight_without_a_lowering_is_skipped_with_its_reason(
     assert entry.reason == reasons(plan)[site]
 
 
-def test_a_table_with_one_symmetric_scale_a_row_is_no_skip(planned) -> None:
-    plan = planned(rule("{role: embedding.word}", "weights: {granularity: per_row}"))
+@pytest.mark.parametrize(
+    ("role", "change", "note"),
+    [
+        (
+            "embedding.word",
+            "dtype: int2, granularity: {per_group: 8}",
+            "2 bits are simulated: stored in 8, counted as 2",
+        ),
+        ("ffn.output", "dtype: int4", "4 bits are simulated: stored in 8, counted as 4"),
+        ("attention.output", "granularity: {per_group: 8}", "groups of inputs have no integer kernel"),
+        ("attention.output", "dtype: uint3, granularity: {per_group: 8}", "counted as 3; groups of inputs have"),
+    ],
+)
+def test_weights_that_do_not_run_as_they_are_counted_say_so(planned, role: str, change: str, note: str) -> None:
+    plan = planned(rule(f"{{role: {role}}}", f"weights: {{{change}}}"))
+    assert plan.skipped == ()
+    site = role if role.startswith("embedding") else f"layer.1/weight[{role}]"
+    assert note in entries(plan)[site].reason
+    assert entries(plan)[site].spec is not None
+
+
+@pytest.mark.parametrize("symmetric", ["true", "false"])
+def test_a_table_with_one_scale_a_row_is_no_skip(planned, symmetric: str) -> None:
+    plan = planned(rule("{role: embedding.word}", f"weights: {{granularity: per_row, symmetric: {symmetric}}}"))
     assert plan.skipped == ()
     assert entries(plan)["embedding.word"].lowering == "gather_dq"
 
@@ -125,17 +144,36 @@ def test_a_table_with_one_symmetric_scale_a_row_is_no_skip(planned) -> None:
 @pytest.mark.parametrize(
     ("role", "change", "reason"),
     [
-        ("ffn.input", "smooth: 0.5, range: mse", "a mse range does not tell the dimensions apart"),
-        ("attention.context", "smooth: 0.5", "it is not the output of a LayerNormalization"),
+        ("ffn.activation", "smooth: 0.5", "Gelu makes it, which is not linear"),
+        ("ffn.activation", "lowering: fold, shift: true", "use split or expand"),
+        ("ffn.activation", "granularity: per_embedding, lowering: fold", "use split or expand"),
         ("ffn.output", "smooth: 0.5", "no weight MatMul reads it"),
     ],
 )
-def test_smoothing_that_cannot_be_is_left_out_and_told(planned, role: str, change: str, reason: str) -> None:
+def test_a_fold_that_cannot_be_is_left_out_and_told(planned, role: str, change: str, reason: str) -> None:
     plan = planned(rule(f"{{role: {role}}}", f"activations: {{{change}}}", "  placement: full\n"))
+    assert reasons(plan)[f"layer.0/{role}"].startswith("not folded: ")
     assert reason in reasons(plan)[f"layer.0/{role}"]
     entry = entries(plan)[f"layer.0/{role}"]
-    assert entry.spec is not None, "only the smoothing is left out"
-    assert entry.spec.smooth == 0.0
+    assert entry.spec is not None, "only the fold is left out"
+    assert not entry.spec.folds
+    assert entry.lowering != "fold"
+
+
+@pytest.mark.parametrize("role", ["embedding.norm", "ffn.input", "attention.context"])
+@pytest.mark.parametrize("granularity", ["per_tensor", "per_embedding"])
+def test_folds_that_can_be(planned, role: str, granularity: str) -> None:
+    change = f"activations: {{granularity: {granularity}, lowering: fold, shift: true}}"
+    plan = planned(rule(f"{{role: {role}}}", change))
+    assert plan.skipped == ()
+    found = [entry for entry in plan.entries if entry.site.role == role]
+    assert {entry.lowering for entry in found} == {"fold"}
+
+
+def test_pairs_that_cannot_be_equalised_are_told(planned) -> None:
+    plan = planned("  equalise: true\n")
+    assert set(reasons(plan)) == {"layer.0/ffn.activation", "layer.1/ffn.activation"}
+    assert reasons(plan)["layer.0/ffn.activation"].startswith("not equalised: Gelu makes it")
 
 
 def test_smoothing_that_can_be(planned) -> None:

@@ -8,10 +8,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from qonnx_pipe.charts import svg, wording
 from qonnx_pipe.cli import main
 from qonnx_pipe.core.files import write_json
 from qonnx_pipe.errors import DataError
-from qonnx_pipe.stages.report import svg, wording, write_report
+from qonnx_pipe.stages.report import write_report
 from tests.zoo.runs import FLOAT_REASON, LIMITS, Sizes, digest, make_run
 
 SMALL = Sizes(layers=2, width=48, inner=96)

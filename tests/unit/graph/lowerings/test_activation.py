@@ -13,8 +13,9 @@ from tests.unit.graph.lowerings.tiny import (
     EPSILON,
     WIDTH,
     activation,
-    encode,
+    displaced,
     kernels,
+    known_weight,
     outliers,
     per_group,
     per_tensor,
@@ -61,9 +62,8 @@ def test_the_sum_and_the_output_read_what_the_linear_layer_reads(tmp_path, codin
     y, s = run(path, a=a, b=b)
     expected = fake_quantize(a + b, encoding)
     np.testing.assert_array_equal(s, expected)
-    scale, codes = encode(weight("w"), SQUARE)
-    w = codes * scale.scale.astype(np.float64)
-    bound = (WIDTH + 4) * EPSILON * (np.abs(expected) @ np.abs(w) + np.abs(expected))
+    w = known_weight(SQUARE, encoding)
+    bound = (WIDTH + 4) * EPSILON * (np.abs(expected) @ np.abs(w) + np.abs(expected) + displaced(encoding, w))
     assert np.all(np.abs(y - (expected + expected.astype(np.float64) @ w)) <= bound)
     assert [value.name for value in onnx.load(path).graph.output] == ["y", "s"]
 

@@ -10,7 +10,7 @@ import onnxruntime as ort
 from onnx import helper
 
 from qonnx_pipe.core.encoding import EmbeddingGroups, Encoding
-from qonnx_pipe.core.granularity import PerChannel, PerTensor
+from qonnx_pipe.core.granularity import PerChannel, PerGroup, PerTensor
 from qonnx_pipe.core.kernels import Kernels, executed
 from qonnx_pipe.core.numerics import fake_quantize, scale_and_zero_point
 from qonnx_pipe.core.numerics import quantize as codes_of
@@ -57,8 +57,13 @@ def per_group(
 def encode(entry: PlanEntry, weight: np.ndarray) -> tuple[Encoding, np.ndarray]:
     """Min-max encoding of a weight, as the entry's spec says."""
     spec = entry.spec
-    axes = {PerTensor(): None, PerChannel(0): 1, PerChannel(1): 0}[spec.granularity]
-    bounds = weight.min(axes), weight.max(axes)
+    if isinstance(spec.granularity, PerGroup):
+        axis, size = spec.granularity.axis, spec.granularity.size
+        blocks = weight.reshape(*weight.shape[:axis], -1, size, *weight.shape[axis + 1 :])
+        bounds = blocks.min(axis + 1), blocks.max(axis + 1)
+    else:
+        axes = {PerTensor(): None, PerChannel(0): 1, PerChannel(1): 0}[spec.granularity]
+        bounds = weight.min(axes), weight.max(axes)
     encoding = Encoding(
         spec.dtype, spec.granularity, *scale_and_zero_point(*bounds, spec.dtype, symmetric=spec.symmetric)
     )
@@ -137,11 +142,32 @@ class Layers:
         Any order of summation of n products errs by at most n·ε·Σ|x̂ŵ| (Higham, Accuracy and Stability, §3.1); four
         more roundings: two scales, their product, the bias.
         """
-        encoding, codes = encode(weight("w", spec=weight_spec), self.weights[i])
-        w = ((codes.astype(np.int64) - encoding.zero_point) * encoding.scale.astype(np.float64)).astype(np.float64)
+        w = known_weight(self.weights[i], coding, weight_spec)
         seen = (x if coding is None else fake_quantize(x, coding)).astype(np.float64)
-        bound = (WIDTH + 4) * EPSILON * (np.abs(seen) @ np.abs(w) + np.abs(self.biases[i]))
+        bound = (WIDTH + 4) * EPSILON * (np.abs(seen) @ np.abs(w) + np.abs(self.biases[i]) + displaced(coding, w))
         return seen @ w + self.biases[i], bound
+
+
+def many_groups(coding: Encoding | None) -> bool:
+    """Whether the groups are too many for a MatMul each, so that the rows of the weight take the scales."""
+    return coding is not None and isinstance(coding.granularity, EmbeddingGroups) and coding.scale.size > 16
+
+
+def known_weight(matrix: np.ndarray, coding: Encoding | None, spec: QuantSpec = INT8) -> np.ndarray:
+    """What a weight [in, out] is once quantized, float64, behind an activation coded so."""
+    rows = np.ones((len(matrix), 1), np.float32)
+    if many_groups(coding):
+        rows = coding.scale[coding.granularity.group_of_dimension()][:, None]
+    encoding, codes = encode(weight("w", spec=spec), matrix * rows)
+    return (codes.astype(np.int64) - encoding.zero_point) * encoding.scale.astype(np.float64) / rows
+
+
+def displaced(coding: Encoding | None, w: np.ndarray) -> np.ndarray:
+    """How much of each output codes around 128 read too much or too little, which the bias takes out again."""
+    if not many_groups(coding):
+        return np.zeros(w.shape[1])
+    group = coding.granularity.group_of_dimension()
+    return np.abs((coding.zero_point[group] - 128) * coding.scale[group].astype(np.float64)) @ np.abs(w)
 
 
 def quantized(source: Path, plan: QuantPlan, activations: Mapping[str, Encoding]) -> Path:

@@ -1,0 +1,209 @@
+"""Round: a float model and a plan → learned codes of every weight that the plan rounds by AdaRound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from qonnx_pipe.core.encoding import FloatArray
+from qonnx_pipe.core.examples import Array, Batch
+from qonnx_pipe.core.files import write_atomic
+from qonnx_pipe.core.numerics import dequantize
+from qonnx_pipe.core.plan import PlanEntry, QuantPlan
+from qonnx_pipe.core.rounding import Learned, from_arrays, to_arrays
+from qonnx_pipe.core.sampling import sampled_examples, sampled_tokens
+from qonnx_pipe.core.site import EMBEDDING_TABLES, Site
+from qonnx_pipe.errors import DataError
+from qonnx_pipe.graph import io
+from qonnx_pipe.graph.instrument import EXAMPLES_INPUT, MASK_INPUT, TOKENS_INPUT
+from qonnx_pipe.graph.sampled import matrix, sample
+from qonnx_pipe.observers.weights import encode_weight, quantize_weight
+from qonnx_pipe.runtime.observe import observe
+from qonnx_pipe.source.adaround import Settings, learn_rounding
+
+TOKENS_AN_EXAMPLE = 64
+"""How many of an example's tokens are taken, at most: the more, the fewer examples must run through the model."""
+
+AHEAD = 8
+"""Steps (two layers) whose float inputs are sampled in one pass: the more, the fewer passes, the more memory."""
+
+DAMAGE = (BadZipFile, ValueError, KeyError, TypeError, EOFError)
+"""What reading a file that holds no learned codes raises."""
+
+
+def _silent(_text: str) -> None:
+    """Hear nothing."""
+
+
+def round_stage(
+    model: Path,
+    plan: QuantPlan,
+    batches: Sequence[Batch],
+    *,
+    tokens: int,
+    settings: Settings,
+    workdir: Path,
+    progress: Callable[[str], None] = _silent,
+) -> dict[str, Learned]:
+    """Learned codes by site id, layer by layer in the order of the data.
+
+    The weights of a step read the same activations. Each is learned on some `tokens` tokens: its inputs are those of
+    the model whose weights so far are quantized, its targets the float model's outputs. Activations stay float. `model`
+    is the file whose weights will be quantized: folded, where the plan folds. `workdir` keeps what is learned, so that
+    the same call goes on there; `progress` hears each weight. Weights whose inputs cannot be sampled are left out.
+    Raises DataError without batches, MissingDependency without torch, and what sessions raise.
+    """
+    if not batches:
+        raise DataError("no samples to learn the rounding on", fix="give at least one: data.calibration.samples")
+    state = workdir / "learned.npz"
+    work = _Work(model, io.load(model), workdir, tuple(_enough(batches, tokens)), settings, _resumed(state))
+    entries = [entry for entry in plan.quantized if entry.site.is_weight]
+    work.known |= {entry.site: work.nearest(entry) for entry in entries if entry.site.role in EMBEDDING_TABLES}
+    steps, exact = list(_steps(plan)), dict[str, FloatArray]()
+    for place, (inputs, found) in enumerate(steps):
+        unlearned = [entry for entry in found if entry.site.id not in work.learned]
+        if _learns(unlearned):
+            if any(site.id not in exact for site in inputs):
+                ahead = chain.from_iterable(sites for sites, _ in steps[place : place + AHEAD])
+                exact = work.sampled({}, list(dict.fromkeys(ahead)))
+            now = work.sampled(work.known, inputs)
+            for entry in unlearned:
+                if entry.spec is not None and entry.spec.rounding == "adaround":
+                    work.learn(entry, [now.get(site.id) for site in inputs], [exact.get(site.id) for site in inputs])
+                    progress(entry.site.id)
+            write_rounding(state, work.learned)
+        work.known |= {entry.site: work.quantized(entry) for entry in found}
+    return work.learned
+
+
+def write_rounding(path: Path, learned: Mapping[str, Learned]) -> None:
+    """Write learned codes as .npz; atomic."""
+    stream = BytesIO()
+    np.savez(stream, **to_arrays(learned))  # type: ignore[arg-type]
+    write_atomic(path, stream.getvalue())
+
+
+def read_rounding(path: Path) -> dict[str, Learned]:
+    """Read learned codes; DataError when the file is missing or holds none."""
+    fix = "learn them again: `qpipe run` with --from round"
+    if not path.is_file():
+        raise DataError("no such file of learned codes", where=str(path), fix=fix)
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            return from_arrays({name: stored[name] for name in stored.files})
+    except DAMAGE as error:
+        raise DataError("no learned codes, or damaged ones", where=str(path), fix=fix) from error
+
+
+def learned_sites(plan: QuantPlan) -> tuple[Site, ...]:
+    """The weights that `round_stage` learns."""
+    return tuple(entry.site for _, found in _steps(plan) for entry in found if _learns([entry]))
+
+
+@dataclass
+class _Work:
+    """What has been learned, and the weights [in, out] of the model quantized so far."""
+
+    model: Path
+    loaded: io.Model
+    workdir: Path
+    batches: tuple[Batch, ...]
+    settings: Settings
+    learned: dict[str, Learned]
+    known: dict[Site, FloatArray] = field(default_factory=dict)
+
+    def sampled(self, weights: Mapping[Site, FloatArray], sites: Sequence[Site]) -> dict[str, FloatArray]:
+        """Tokens [n, d] of each site in the model with some weights; the same tokens at every call."""
+        cut = sample(self.model, weights, sites, self.workdir / "sampled.onnx")
+        rows = list(observe(cut.path, self._choosing(cut.tokens)))
+        return {
+            site: np.concatenate([row[name] for row in rows]).astype(np.float32) for site, name in cut.outputs.items()
+        }
+
+    def _choosing(self, tokens: int | None) -> Iterator[Batch]:
+        first, examples = 0, sum(map(len, self.batches))
+        wanted = examples * TOKENS_AN_EXAMPLE
+        for batch in self.batches:
+            mask = batch.inputs.get(MASK_INPUT)
+            own = np.ones((len(batch), tokens or 0), bool) if mask is None else mask.astype(bool)
+            places: dict[str, Array] = {
+                TOKENS_INPUT: sampled_tokens(own, first, examples, wanted),
+                EXAMPLES_INPUT: sampled_examples(len(batch), first, examples, wanted),
+            }
+            yield replace(batch, inputs={**batch.inputs, **places})
+            first += len(batch)
+
+    def learn(self, entry: PlanEntry, now: Sequence[FloatArray | None], exact: Sequence[FloatArray | None]) -> None:
+        """Codes of one weight, from the tokens of all that it reads; none where these are not its inputs."""
+        assert entry.spec is not None
+        weight = self._float(entry.site)
+        pairs = [(a, b) for a, b in zip(now, exact, strict=True) if a is not None and b is not None]
+        if not pairs or any(a.shape[1] != len(weight) or not len(a) for a, _ in pairs):
+            return
+        inputs, true = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        encoding = encode_weight(weight, entry.spec, site=entry.site.id)
+        self.learned[entry.site.id] = learn_rounding(weight, encoding, inputs, true @ weight, self.settings)
+
+    def quantized(self, entry: PlanEntry) -> FloatArray:
+        """The weight as its codes say, learned or nearest."""
+        if entry.site.id not in self.learned or entry.spec is None:
+            return self.nearest(entry)
+        encoding = encode_weight(self._float(entry.site), entry.spec, site=entry.site.id)
+        return dequantize(self.learned[entry.site.id].codes, encoding)
+
+    def nearest(self, entry: PlanEntry) -> FloatArray:
+        """The weight or table rounded to the nearest codes."""
+        assert entry.spec is not None
+        weight = self._float(entry.site)
+        encoding = encode_weight(weight, entry.spec, site=entry.site.id)
+        return dequantize(quantize_weight(weight, encoding), encoding)
+
+    def _float(self, site: Site) -> FloatArray:
+        return matrix(self.loaded, site)
+
+
+def _enough(batches: Sequence[Batch], tokens: int) -> Iterator[Batch]:
+    """The first batches that give `tokens` tokens, or all."""
+    found = 0
+    for batch in batches:
+        if found >= tokens:
+            return
+        yield batch
+        mask = batch.inputs.get(MASK_INPUT)
+        own = np.full(len(batch), TOKENS_AN_EXAMPLE) if mask is None else mask.astype(np.int64).sum(axis=1)
+        found += int(np.minimum(own, TOKENS_AN_EXAMPLE).sum())
+
+
+def _steps(plan: QuantPlan) -> Iterator[tuple[tuple[Site, ...], list[PlanEntry]]]:
+    """The quantized weights that read the same activations, and these, in the order of the data.
+
+    A weight that several layers share is learned where it is first used, on the inputs of all.
+    """
+    readers: dict[str, Site] = {}
+    for site in plan.sites.activations:
+        readers |= dict.fromkeys(site.feeds, site)
+    steps: dict[tuple[Site, ...], list[PlanEntry]] = {}
+    for entry in plan.quantized:
+        if entry.site.is_weight and entry.site.role not in EMBEDDING_TABLES:
+            inputs = dict.fromkeys(readers[name] for name in entry.site.feeds if name in readers)
+            steps.setdefault(tuple(inputs), []).append(entry)
+    places = {site: place for place, site in enumerate(plan.sites.activations)}
+    yield from sorted(steps.items(), key=lambda step: min((places[site] for site in step[0]), default=-1))
+
+
+def _learns(entries: Sequence[PlanEntry]) -> bool:
+    return any(entry.spec is not None and entry.spec.rounding == "adaround" for entry in entries)
+
+
+def _resumed(state: Path) -> dict[str, Learned]:
+    """What an interrupted call had learned: a damaged file is only a lost head start."""
+    try:
+        return read_rounding(state)
+    except DataError:
+        return {}

@@ -1,0 +1,112 @@
+"""Train: a checkpoint and labelled texts → a fine-tuned classifier: a checkpoint folder and its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from qonnx_pipe import data
+from qonnx_pipe.core.examples import Batch, Examples
+from qonnx_pipe.core.files import write_json
+from qonnx_pipe.core.scores import accuracy
+from qonnx_pipe.errors import DataError
+from qonnx_pipe.recipe.training import Training
+from qonnx_pipe.source import finetune
+from qonnx_pipe.source.checkpoint import Checkpoint
+
+METRICS = "metrics.json"
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Labelled texts and how they are fed to the model: texts a batch, tokens at which one is cut."""
+
+    examples: Examples
+    batch_size: int
+    max_length: int
+
+    def batches(self, tokenizer: Path, names: Sequence[str], order: Sequence[int] | None = None) -> list[Batch]:
+        """The texts in an order of their own, or by length."""
+        examples = self.examples
+        if order is not None:
+            items = tuple(examples.items[index] for index in order)
+            examples = replace(examples, items=items, labels=tuple(item.label for item in items))
+        sizes = {"batch_size": self.batch_size, "max_length": self.max_length}
+        return data.batches(examples, tokenizer, names, **sizes, sort=order is None)
+
+
+def steps(train: Texts, settings: Training) -> int:
+    """How many batches a training learns from, all epochs together."""
+    return -(-len(train.examples) // train.batch_size) * settings.epochs
+
+
+def train_stage(
+    checkpoint: Checkpoint,
+    train: Texts,
+    validation: Texts,
+    test: Texts | None,
+    folder: Path,
+    *,
+    settings: Training,
+    workdir: Path,
+    progress: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Write weights, configuration, tokenizer and `metrics.json` of the fine-tuned classifier into `folder`.
+
+    The epoch that is best on `validation` is kept, and `test` is judged with it. `workdir` outlives an interruption:
+    the same call goes on after the last whole epoch. Raises DataError for texts that cannot be learned from,
+    ModelError for a checkpoint that cannot be trained, NumericsError for a loss that is no number.
+    """
+    classes = _classes(train.examples)
+    for texts in (validation, *([test] if test else [])):
+        _check(texts.examples, classes)
+    names = finetune.save_tokenizer(checkpoint, folder)
+    learner = finetune.classifier(checkpoint, classes, seed=settings.seed)
+    lengths = [len(item.text) for item in train.examples.items]
+
+    def epoch(number: int) -> list[Batch]:
+        order = finetune.bucketed(lengths, train.batch_size, seed=settings.seed + number)
+        return train.batches(folder, names, order)
+
+    held_out = validation.batches(folder, names)
+    epochs = finetune.finetune(learner, epoch, held_out, settings, workdir=workdir, progress=progress)
+    judged = {"validation": held_out} | ({"test": test.batches(folder, names)} if test else {})
+    metrics = {name: _judged(learner, batches) for name, batches in judged.items()}
+    finetune.save(learner, folder)
+    sizes = {"train": len(train.examples), **{name: sum(map(len, batches)) for name, batches in judged.items()}}
+    learned = [{"loss": round(one.loss, 6), "accuracy": one.accuracy} for one in epochs]
+    write_json(
+        folder / METRICS,
+        {"version": 1, "classes": classes, "examples": sizes, "epochs": learned, "settings": settings.model_dump()}
+        | {"accuracy": metrics},
+    )
+
+
+def _judged(learner: finetune.Classifier, batches: Sequence[Batch]) -> dict[str, object] | None:
+    labels = [label for batch in batches for label in batch.labels]
+    metric = accuracy(learner.predict(batches), labels, name="accuracy")
+    return asdict(metric) if metric else None
+
+
+def _classes(examples: Examples) -> tuple[str, ...]:
+    """Classes that the examples have, sorted; DataError unless there are two, and a label on every text."""
+    if examples.arrays is not None:
+        raise DataError("training needs texts", where=examples.source, fix="give a table, or .txt documents by class")
+    if None in examples.labels:
+        count = examples.labels.count(None)
+        what = f"{count} of {len(examples)} texts have no label"
+        raise DataError(what, where=examples.source, fix="name label_column, or label them")
+    classes = tuple(sorted({label for label in examples.labels if label is not None}))
+    if len(classes) < 2:
+        what = f"all texts are of one class, {classes[0]!r}"
+        raise DataError(what, where=examples.source, fix="give texts of at least two classes")
+    return classes
+
+
+def _check(examples: Examples, classes: Sequence[str]) -> None:
+    if examples.arrays is not None or None in examples.labels:
+        raise DataError("texts without labels cannot judge a classifier", where=examples.source, fix="label them")
+    if unknown := sorted({str(label) for label in examples.labels} - set(classes)):
+        what = f"classes that data.train does not have: {', '.join(map(repr, unknown))}"
+        raise DataError(what, where=examples.source, fix="give texts of all classes to train on")

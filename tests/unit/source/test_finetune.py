@@ -1,0 +1,138 @@
+"""Fine-tuning learns, gives the same bytes twice and after an interruption, and says when it diverges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qonnx_pipe.core.examples import Batch
+from qonnx_pipe.errors import ModelError, NumericsError
+from qonnx_pipe.recipe.training import Training
+from tests.zoo.learners import make_learner
+
+pytestmark = pytest.mark.export
+
+CLASSES = ("bad", "good")
+FAST = Training(epochs=4, learning_rate=5e-3)
+
+
+def made_up(count: int, seed: int) -> list[Batch]:
+    """Batches of eight texts of ten tokens: below 55 all of them in a good text, above in a bad one."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        good = rng.random(8) < 0.5
+        ids = rng.integers(10, 55, (8, 10)) + 45 * ~good[:, None]
+        inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        found.append(Batch(inputs, tuple(CLASSES[int(one)] for one in good)))
+    return found
+
+
+def epoch(number: int) -> list[Batch]:
+    return made_up(12, 100 + number)
+
+
+@pytest.fixture(scope="module")
+def learner(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., object]:
+    from qonnx_pipe.source.checkpoint import resolve
+    from qonnx_pipe.source.finetune import classifier
+
+    folder = make_learner(tmp_path_factory.mktemp("learner"))
+    return lambda seed=0: classifier(resolve(str(folder)), CLASSES, seed=seed)
+
+
+def weights(model: object) -> dict[str, bytes]:
+    return {name: value.numpy().tobytes() for name, value in model.model.state_dict().items()}  # type: ignore[attr-defined]
+
+
+def test_it_learns_and_keeps_the_best_epoch(learner: Callable[..., object], tmp_path: Path) -> None:
+    from qonnx_pipe.source.finetune import finetune
+
+    steps: list[int] = []
+    trained = learner()
+    epochs = finetune(trained, epoch, held := made_up(8, 1), FAST, workdir=tmp_path, progress=steps.append)
+    assert sum(steps) == 48
+    assert epochs[-1].loss < epochs[0].loss
+    predicted = trained.predict(held)  # type: ignore[attr-defined]
+    share = np.mean([one == other for one, other in zip(predicted, (x for b in held for x in b.labels), strict=True)])
+    assert share == max(one.accuracy for one in epochs) > 0.9
+    assert trained.predict(held) == predicted, "no dropout in a prediction"  # type: ignore[attr-defined]
+
+
+def test_the_same_bytes_twice_and_after_an_interruption(learner: Callable[..., object], tmp_path: Path) -> None:
+    from qonnx_pipe.source.finetune import finetune
+
+    def run(name: str, stop_after: int = 10**6) -> tuple[dict[str, bytes], object]:
+        seen = 0
+
+        def count(done: int) -> None:
+            nonlocal seen
+            seen += done
+            if seen > stop_after:
+                raise KeyboardInterrupt
+
+        (tmp_path / name).mkdir(exist_ok=True)
+        trained = learner()
+        epochs = finetune(trained, epoch, made_up(4, 1), FAST, workdir=tmp_path / name, progress=count)
+        return weights(trained), epochs
+
+    whole = run("a")
+    assert run("b") == whole
+    with pytest.raises(KeyboardInterrupt):
+        run("c", stop_after=17)
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["best.pt", "state.pt"]
+    assert run("c") == whole
+
+
+def test_the_seed_draws_the_head(learner: Callable[..., object]) -> None:
+    first, same, other = weights(learner()), weights(learner()), weights(learner(1))
+    assert first == same
+    assert {name for name in first if first[name] != other[name]} == {"classifier.weight"}
+
+
+def test_a_loss_that_is_no_number(learner: Callable[..., object], tmp_path: Path) -> None:
+    import torch
+
+    from qonnx_pipe.source.finetune import finetune
+
+    broken = learner()
+    with torch.no_grad():
+        broken.model.classifier.weight.fill_(float("inf"))  # type: ignore[attr-defined]
+    with pytest.raises(NumericsError, match="the loss is nan at step 1 of epoch 1") as failure:
+        finetune(broken, epoch, made_up(1, 1), FAST, workdir=tmp_path, progress=lambda _: None)
+    assert "learning_rate" in failure.value.fix
+
+
+def test_an_image_model_is_refused(checkpoint: Callable[..., Path]) -> None:
+    from qonnx_pipe.source.checkpoint import resolve
+    from qonnx_pipe.source.finetune import classifier
+
+    with pytest.raises(ModelError, match="cannot be loaded for text-classification"):
+        classifier(resolve(str(checkpoint("vit"))), CLASSES, seed=0)
+
+
+def test_bucketed_order() -> None:
+    from qonnx_pipe.source.finetune import bucketed
+
+    lengths = np.random.default_rng(0).integers(1, 200, 1003).tolist()
+    order = bucketed(lengths, 16, seed=3)
+    assert sorted(order) == list(range(1003))
+    assert order == bucketed(lengths, 16, seed=3) != bucketed(lengths, 16, seed=4)
+    spread = [np.ptp([lengths[index] for index in order[start : start + 16]]) for start in range(0, 1003, 16)]
+    assert np.mean(spread) < 40, "a shuffled batch spans 175 of 200 on average"
+    assert bucketed([], 4, seed=0) == []
+
+
+def test_rate_rises_and_falls() -> None:
+    from qonnx_pipe.source.finetune import _rate
+
+    rates = [_rate(step, 100, 0.1) for step in range(100)]
+    assert np.argmax(rates) == 10
+    assert rates[10] == 1.0
+    assert np.all(np.diff(rates[:11]) > 0)
+    np.testing.assert_allclose(np.diff(rates[10:]), -1 / 90)
+    assert rates[0] > 0
+    assert [_rate(step, 2, 0.0) for step in range(2)] == [1.0, 0.5]
