@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 
-from tests.bench import calibration, quantizing, rerun, speed
+from tests.bench import calibration, ptq, quantizing, rerun, speed
 from tests.bench.outcome import Bound, Outcome, bounds_table, record
 
 BENCHMARKS: Mapping[str, Callable[[int], Outcome]] = {
@@ -17,7 +17,10 @@ BENCHMARKS: Mapping[str, Callable[[int], Outcome]] = {
     "calibration": calibration.duration,
     "memory": calibration.memory,
     "quantizing": quantizing.quantizing,
+    "ptq": ptq.ptq,
 }
+HOURS = frozenset({"ptq"})
+"""Left out unless named."""
 
 
 def main() -> int:
@@ -29,7 +32,7 @@ def main() -> int:
     if unknown := set(arguments.names) - BENCHMARKS.keys():
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
     bounds: list[Bound] = []
-    for name in arguments.names or BENCHMARKS:
+    for name in arguments.names or [name for name in BENCHMARKS if name not in HOURS]:
         outcome = BENCHMARKS[name](arguments.rounds)
         record(outcome)
         bounds += outcome.bounds
