@@ -17,11 +17,15 @@ PERCENT_PER_DB = 5.0
 
 @dataclass(frozen=True)
 class Candidate:
-    """One legal form: time over that of the plain per-tensor form; SQNR in dB of what the readers then compute."""
+    """One legal form: time over that of the plain per-tensor form; SQNR in dB of what the readers then compute.
+
+    `predicted`: what `predicted_time` says, for the reader of the reason to compare.
+    """
 
     form: Lowering
     time: float
     sqnr_db: float
+    predicted: float | None = None
 
     @property
     def worth(self) -> float:
@@ -29,7 +33,8 @@ class Candidate:
         return self.sqnr_db - (self.time - 1.0) * 100.0 / PERCENT_PER_DB
 
     def __str__(self) -> str:
-        return f"{self.form} {self.sqnr_db:.1f} dB at {self.time:.2f}×"
+        guess = "" if self.predicted is None else f" ({self.predicted:.2f}× predicted)"
+        return f"{self.form} {self.sqnr_db:.1f} dB at {self.time:.2f}×{guess}"
 
 
 def choose(candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
@@ -73,8 +78,8 @@ def predicted_time(form: Lowering, encoding: Encoding | None, *, tokens: int, wi
     """Time of a form over that of the per-tensor one, by counting work on onnxruntime's CPU provider.
 
     [tokens, width] activations, read by linear layers of `outs` output features together; `encoding` None is float.
-    The constants fit four sites of MiniLM (width 384 and 1536) to a fifth, where dimensions are gathered. A prediction
-    needs no session: it says what to expect of a form, and stands in where nothing can be measured.
+    The constants fit four sites of MiniLM (width 384 and 1536) to a fifth, where dimensions are gathered. What is
+    measured decides; a prediction far from it tells of a busy machine, or of another kernel than expected.
     """
     products, elements = float(tokens) * width * outs, float(tokens) * width * ELEMENT
     plain = products + elements + 2 * NODE

@@ -9,7 +9,7 @@ import jinja2
 from qonnx_pipe.charts import wording
 
 SHARED = Path(__file__).parent / "templates"
-"""Where `style.css` and `parts.html` lie, which every page takes in."""
+"""Where `frame.html`, `style.css` and `parts.html` lie, which every page takes in."""
 
 
 def render(template: Path, **values: object) -> str:

@@ -144,19 +144,6 @@ class SiteStatistics:
     histogram: Histogram | None = None
     samples: FloatArray | None = None
 
-    def divided(self, scale: FloatArray) -> SiteStatistics:
-        """Statistics of the same data with each dimension divided by `scale`, shape (d,); a histogram does not survive.
-
-        The running extremes of the whole tensor become the extremes over the dimensions' own.
-        """
-        minmax = MinMax(self.minmax.minimum / scale, self.minmax.maximum / scale)
-        samples = None if self.samples is None else self.samples / scale
-        if self.running is None:
-            return SiteStatistics(minmax, samples=samples)
-        low, high = self.running.minimum / scale, self.running.maximum / scale
-        running = RunningMinMax(low, high, np.float32(low.min()), np.float32(high.max()))
-        return SiteStatistics(minmax, running, samples=samples)
-
     def reordered(self, order: Sequence[int]) -> SiteStatistics:
         """Statistics of the same data with dimension `order[i]` at place i; what holds for the whole tensor stays."""
         places = list(order)

@@ -127,7 +127,8 @@ def round_weights(work: Work) -> Step:
 
     inputs = work.digests("export", FLOAT, *TOKENIZER) | work.digests("plan") | work.digests("calibrate")
     inputs |= {"data.calibration": work.calibration.sha256}
-    step = Step("round", [choice.batch_size, choice.max_length, settings.model_dump()], inputs, build)
+    config = [choice.batch_size, choice.max_length, settings.model_dump(), *_timed_on(work.plan)]
+    step = Step("round", config, inputs, build)
     return step
 
 
@@ -151,8 +152,7 @@ def quantize(work: Work) -> Step:
 
     inputs = work.digests("export", FLOAT) | work.digests("plan") | work.digests("calibrate")
     inputs |= work.digests("round") if "round" in work.entries else {}
-    timed = any(entry.lowering == "auto" for entry in work.plan.entries)
-    return Step("quantize", [name, *(_hardware() if timed else ())], inputs, build)
+    return Step("quantize", [name, *_timed_on(work.plan)], inputs, build)
 
 
 def _settled(work: Work, table: CalibrationTable, folder: Path) -> QuantPlan:
@@ -167,6 +167,11 @@ def _settled(work: Work, table: CalibrationTable, folder: Path) -> QuantPlan:
     if plan != work.plan:
         write_json(folder / "plan.json", plan.to_json())
     return plan
+
+
+def _timed_on(plan: QuantPlan) -> list[str | int]:
+    """The hardware whose times decide the forms that a plan leaves open; nothing where none is open."""
+    return _hardware() if any(entry.lowering == "auto" for entry in plan.entries) else []
 
 
 def _hardware() -> list[str | int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from qonnx_pipe.allocators.lowerings import Candidate, choose
+from qonnx_pipe.allocators.lowerings import Candidate, choose, predicted_time
 from qonnx_pipe.core.affine import Affine
 from qonnx_pipe.core.encoding import Encoding, FloatArray, Windows
 from qonnx_pipe.core.granularity import PerTensor
@@ -104,7 +104,12 @@ class _Settling:
         forms = {form.lowering: form for form in self._legal(entry, statistics)}
         times = self._timed(surroundings(self._model, entry.site), forms)
         errors = self._errors(entry, statistics.samples, list(forms.values()))
-        candidates = [Candidate(name, times[name], errors[name]) for name in forms]
+        outs = sum(matrix.shape[1] for matrix in fold.weights_behind(self._model, entry.site).values())
+        size = {"tokens": TOKENS, "width": entry.site.width, "outs": outs}
+        candidates = [
+            Candidate(name, times[name], errors[name], predicted_time(name, form.encoding, **size))
+            for name, form in forms.items()
+        ]
         best, reason = choose(candidates)
         _, _, told = entry.reason.partition("; ")  # what a split costs here
         reason += f"; {told}" if told and best.form == "split" else ""

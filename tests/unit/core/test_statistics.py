@@ -132,20 +132,6 @@ def test_a_table_without_its_fields_is_refused() -> None:
         CalibrationTable.from_arrays({"pooler|running|minimum": np.zeros(1)}, PROVENANCE)
 
 
-@pytest.mark.parametrize("running", [True, False])
-def test_dividing_divides_extremes_and_samples(running: bool) -> None:
-    values, scale = np.float32([[1, -6], [3, 2]]), np.float32([0.5, 4])
-    minmax = MinMax(values.min(0), values.max(0))
-    histogram = Histogram.of(values)
-    seen = SiteStatistics(minmax, RunningMinMax.first(minmax) if running else None, histogram, values).divided(scale)
-    assert (seen.minmax.minimum.tolist(), seen.minmax.maximum.tolist()) == ([2, -1.5], [6, 0.5])
-    assert seen.samples is not None
-    assert seen.samples.tolist() == [[2, -1.5], [6, 0.5]]
-    assert seen.samples.dtype == np.float32
-    assert seen.histogram is None
-    assert (seen.running is not None) == running
-
-
 def test_one_calibration_keeps_the_most_tokens_that_a_site_asks_for() -> None:
     assert Requests((Request("x", samples=8), Request("y", samples=64), Request("z"))).samples == 64
     assert Requests().samples == 0
