@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
@@ -38,6 +39,12 @@ def load(path: Path) -> ir.Model:
     _check_external_data(model, path)
     _name_nodes(model.graph)
     return model
+
+
+def match_ir_version(model: ir.Model) -> None:
+    """Raise the file format's version, where it is too old, to the first that knows the model's opset."""
+    opset = onnx.helper.make_opsetid("", model.graph.opset_imports[""])
+    model.ir_version = max(model.ir_version, onnx.helper.find_min_ir_version_for([opset]))
 
 
 def check_finite(model: ir.Model, path: Path) -> None:

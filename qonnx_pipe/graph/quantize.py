@@ -15,6 +15,7 @@ from qonnx_pipe.core.numerics import dequantize
 from qonnx_pipe.core.plan import PlanEntry, QuantPlan
 from qonnx_pipe.core.site import EMBEDDING_TABLES, Role
 from qonnx_pipe.errors import ModelError
+from qonnx_pipe.graph import io
 from qonnx_pipe.graph.biases import rebias
 from qonnx_pipe.graph.lowerings.activation import ActivationQuantizers
 from qonnx_pipe.graph.lowerings.attention import fuse_attention, share_sums
@@ -47,7 +48,7 @@ def quantize(
     """Rewrite `model` in place as `plan` says; the encodings of its weights by site id.
 
     `activations` holds an encoding for every activation site that the plan quantizes. Names of inputs, outputs and
-    linear layers stay (the K MatMuls of a split layer are called `<name>_group0`, …), and so do opset and metadata.
+    linear layers stay (the K MatMuls of a split layer are called `<name>_group0`, …), and so does metadata.
     Order: linear layers (they read quantizers on their own edge), then tables, then, for `placement: full`, every
     other reader of a site, then attention and residual sums. Raises ModelError for a model that is quantized already,
     or whose opset lacks a type that the plan needs.
@@ -64,6 +65,7 @@ def quantize(
         require_session(model)
     model.graph.sort()
     RemoveUnusedNodesPass()(model)
+    io.match_ir_version(model)
     return work.encodings
 
 
@@ -173,8 +175,8 @@ class _Work:
 
     def suit_the_kernels(self) -> None:
         """What is around the linear layers, in the operators that onnxruntime runs fast; needs them lowered."""
-        fuse_attention(self.emit)
         share_sums(self.emit)
+        fuse_attention(self.emit)
         keep_norms_apart(self.emit)
 
     def _encoded(self, entry: PlanEntry, weight: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.generic], Encoding]:

@@ -99,7 +99,7 @@ def _raise_opset(model: ir.Model, opset: int) -> None:
     if model.graph.opset_imports[""] != opset:
         what = f"the model cannot be converted from opset {current} to {opset}"
         raise ModelError(what, where="opset", fix=f"ask for opset {current}")
-    model.ir_version = max(model.ir_version, onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)]))
+    io.match_ir_version(model)
 
 
 def _describe(model: ir.Model, raw: ir.Model, metadata: Mapping[str, str]) -> None:

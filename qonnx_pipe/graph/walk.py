@@ -198,6 +198,11 @@ def readers(value: ir.Value, through: Set[str] | None = MOVES) -> Iterator[ir.No
                 frontier += node.outputs
 
 
+def read_once(value: ir.Value) -> bool:
+    """Whether one input of one node is all that reads a value."""
+    return len(value.uses()) == 1 and not value.is_graph_output()
+
+
 def activated(value: ir.Value) -> list[ir.Value]:
     """`value` and all that elementwise operators compute from it and constants alone, an activation function last."""
     found = [value]

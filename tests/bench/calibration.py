@@ -30,7 +30,7 @@ FEW, MANY = 8, 256
 def duration(rounds: int) -> Outcome:
     """Min-max and per-embedding ranges of every site, against the float model alone; both from file to result."""
     made = quickstart()
-    choice = made.recipe.data.calibration
+    choice = made.calibration
     batches = made.batches(choice, samples=128, batch_size=choice.batch_size, max_length=choice.max_length)
     contestants: list[Callable[[], None]] = [lambda: _infer(made, batches), lambda: _calibrate(made, batches)]
     seconds: list[list[float]] = [[], []]
@@ -72,7 +72,7 @@ def calibrate_alone(made: Made, kept: Kept, file: Path) -> float:
 def _stored(made: Made, count: int, folder: Path) -> Path:
     """`count` batches of 4 texts, of 64, 16 and 32 tokens in turn, as one .npz of "number/input" arrays."""
     lengths = (64, 16, 32)
-    choice = made.recipe.data.calibration
+    choice = made.calibration
     by_length = [made.batches(choice, samples=4 * count, batch_size=4, max_length=length) for length in lengths]
     batches = [by_length[i % len(lengths)][i] for i in range(count)]
     file = folder / f"{count}.npz"

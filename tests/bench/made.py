@@ -11,7 +11,7 @@ from qonnx_pipe.core.examples import Batch
 from qonnx_pipe.core.plan import QuantPlan
 from qonnx_pipe.graph.summary import summarise
 from qonnx_pipe.recipe import Recipe, load
-from qonnx_pipe.recipe.schema import Calibration
+from qonnx_pipe.recipe.data import Calibration, Evaluation
 from tests.bench import base_model
 
 QUICKSTART = Path("recipes/quickstart.yaml")
@@ -38,6 +38,20 @@ class Made:
     def plan(self) -> QuantPlan:
         """What became of every site."""
         return QuantPlan.from_json(json.loads((self.folder / "plan.json").read_bytes()))
+
+    @property
+    def calibration(self) -> Calibration:
+        """The recipe's calibration data."""
+        choice = self.recipe.data.calibration
+        assert choice is not None, "recipes of the benchmarks calibrate"
+        return choice
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """The recipe's evaluation data."""
+        choice = self.recipe.data.evaluation
+        assert choice is not None, "recipes of the benchmarks validate"
+        return choice
 
     def batches(self, choice: Calibration, *, samples: int, batch_size: int, max_length: int) -> list[Batch]:
         """Batches of the recipe's texts."""

@@ -55,10 +55,10 @@ def bert_base(rounds: int) -> Outcome:
 
 
 def _contest(made: Made) -> Contest:
-    choice = made.recipe.data.calibration
+    choice = made.calibration
     same = made.batches(choice, samples=64, batch_size=choice.batch_size, max_length=choice.max_length)
     folder = Path("runs/bench/stock") / sha256_file(made.float_model)[:12]
-    texts = made.batches(made.recipe.data.evaluation, samples=64, batch_size=16, max_length=128)
+    texts = made.batches(made.evaluation, samples=64, batch_size=16, max_length=128)
     models = {"float": made.float_model, "qpipe": made.quantized}
     broken = {}
     for name, path in stock(made.float_model, same, folder).items():

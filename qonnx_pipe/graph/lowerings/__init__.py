@@ -11,7 +11,7 @@
 | `expand` | activation with windows for outlier dimensions | its codes and those of a few further columns, joined |
 | `linear` | linear layer (`integer`) | MatMulIntegerToFloat with its bias; for a split activation K of them and a Sum |
 | `linear` | linear layer (`qdq`) | MatMul or Gemm on dequantized operands; for a split activation K and a Sum |
-| `attention` | softmax attention between integer linear layers | MultiHeadAttention, its mask a column of the keys |
+| `attention` | softmax attention with its mask | Attention (opset 23) |
 | `attention` | position bias and mask that several layers add to their scores | one Add for all of them |
 | `residual` | Add before LayerNormalization | Sub or Sum, which onnxruntime does not fuse into a slower kernel |
 | `gather` | embedding table | Gather of codes → DequantizeLinear |

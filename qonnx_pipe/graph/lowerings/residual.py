@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qonnx_pipe.graph.lowerings.emit import Emitter
-from qonnx_pipe.graph.lowerings.products import Columns, products
+from qonnx_pipe.graph.lowerings.products import Signs, products
 
 
 def keep_norms_apart(emit: Emitter) -> None:
@@ -16,7 +16,7 @@ def keep_norms_apart(emit: Emitter) -> None:
        scales and the bias; bit for bit the same.
     2. Any other: Sum, which takes twice the time of an Add.
     """
-    columns = Columns(emit)
+    signs = Signs(emit)
     for norm in [node for node in emit.graph if node.op_type == "LayerNormalization"]:
         add = norm.inputs[0].producer() if norm.inputs[0] is not None else None
         if add is None or add.op_type != "Add":
@@ -24,7 +24,7 @@ def keep_norms_apart(emit: Emitter) -> None:
         add.op_type = "Sum"
         for product, residual in (add.inputs, add.inputs[::-1]):
             if product is not None and (nodes := products(product)):
-                columns.negate(nodes)
+                signs.negate(nodes)
                 add.op_type = "Sub"
                 add.replace_input_with(0, residual)
                 add.replace_input_with(1, product)

@@ -14,6 +14,7 @@ from qonnx_pipe.graph.passes.fold_weights import FoldWeights
 from qonnx_pipe.graph.passes.fuse_gelu import FuseGelu
 from qonnx_pipe.graph.passes.fuse_layer_norm import FuseLayerNorm
 from qonnx_pipe.graph.passes.infer_shapes import InferShapes
+from qonnx_pipe.graph.passes.sink_expand import SinkExpand
 from qonnx_pipe.graph.passes.static_shapes import StaticShapes
 from qonnx_pipe.graph.passes.unflatten_gemm import UnflattenGemm
 
@@ -32,6 +33,7 @@ def simplifying() -> ir.passes.Sequential:
         InferShapes(),
         FuseGelu(),
         FuseLayerNorm(),
+        SinkExpand(),
         # Shapes become known behind a Reshape that became static, and make the next one match.
         ir.passes.PassManager(
             [UnflattenGemm(), StaticShapes(), RemoveUnusedNodesPass(), InferShapes()],
