@@ -20,9 +20,6 @@ MASK_INPUT = "attention_mask"
 TOKENS_INPUT, EXAMPLES_INPUT = "observe_tokens", "observe_examples"
 """Which samples to hand out: int64 [n, 2] of (row, position) and [n, 1] of rows; inputs only where they are asked."""
 
-FAR = np.float32(3.0e38)
-"""Below any activation: added to padded tokens, it takes them out of a maximum; 0 added leaves the others exact."""
-
 
 @dataclass(frozen=True)
 class Outlets:
@@ -59,7 +56,7 @@ def instrument(model: Path, sites: SiteMap, requests: Requests, target: Path) ->
     Every activation site gets its smallest and largest value: of each embedding dimension, shape (d,), or of the whole
     tensor, shape (1,), where the last axis is no embedding. Tokens that the attention mask leaves out do not count:
 
-    1. [batch, tokens, d]: x + (0 | −far) before ReduceMax, x − (0 | −far) before ReduceMin: exact.
+    1. [batch, tokens, d]: the tokens that count are gathered, [batch, n, d] with n tokens a row, whose ever they are.
     2. [batch, heads, query, key] or [batch·heads, query, key]: pairs with a padded side become 0, a value that the
        range of scores and probabilities holds anyway.
     3. No mask input (images), or no token axis (pooled outputs): everything counts.
@@ -114,35 +111,54 @@ class _Probe:
         self.emit = Emitter(graph)
         axes = (-1, 0, 1, 2)
         self._axes = {axis: self.emit.constant(f"observe_axis{axis}", np.asarray([axis], np.int64)) for axis in axes}
-        self._flat = self.emit.constant("observe_flat", np.asarray([1, -1], np.int64))
+        self._flat = self.emit.constant("observe_flat", np.asarray([0, -1], np.int64))
         mask = next((value for value in graph.inputs if value.name == MASK_INPUT), None)
         self._chosen: dict[str, ir.Value] = {}
         self.tokens: int | None = None
-        self._penalty: ir.Value | None = None
+        self._rows: ir.Value | None = None
         self._pairs: ir.Value | None = None
         if mask is not None:
-            self._penalty, self._pairs = self._masks(mask)
+            self._rows, self._pairs = self._counted(mask), self._both(mask)
 
-    def _masks(self, mask: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """[batch, tokens, 1] of 0 for tokens and −far for padding; [batch, 1, tokens, tokens] of 1 and 0."""
+    def _counted(self, mask: ir.Value) -> ir.Value:
+        """Places of tokens in [batch·tokens], as [batch, n]; the first ones twice where they do not divide."""
+        node, constant = self.emit.node, self.emit.constant
+        zero, one = (constant(f"observe_{i}", np.asarray(i, np.int64)) for i in (0, 1))
+        flat, column = (
+            constant(f"observe_{name}", np.asarray([i], np.int64)) for name, i in (("all", -1), ("none", 0))
+        )
+        (places,) = node("NonZero", (node("Reshape", (mask, flat), "observe_mask_flat")[0],), "observe_nonzero")
+        (places,) = node("Reshape", (places, flat), "observe_tokens_places")
+        (count,) = node("Size", (places,), "observe_count")
+        (count,) = node("Max", (count, one), "observe_count_least")
+        (batch,) = node("Shape", (mask,), "observe_batch", {"end": 1})
+        (more,) = node("Sub", (node("Add", (count, batch), "observe_up")[0], one), "observe_up_to")
+        (length,) = node("Div", (more, batch), "observe_length")
+        (total,) = node(
+            "ReduceProd", (node("Mul", (length, batch), "observe_cells")[0],), "observe_total", {"keepdims": 0}
+        )
+        (numbers,) = node("Range", (zero, total, one), "observe_numbers")
+        (order,) = node("Mod", (numbers, count), "observe_order")
+        (found,) = node(
+            "Concat", (places, column), "observe_found", {"axis": 0}
+        )  # a mask of zeros finds one all the same
+        (shape,) = node("Concat", (batch, flat), "observe_rows_shape", {"axis": 0})
+        (rows,) = node("Gather", (found, order), "observe_rows_flat")
+        return node("Reshape", (rows, shape), "observe_rows")[0]
+
+    def _both(self, mask: ir.Value) -> ir.Value:
+        """[batch, 1, tokens, tokens] of 1 where both sides are tokens, and 0."""
         (real,) = self.emit.node("Cast", (mask,), "observe_mask", {"to": int(ir.DataType.FLOAT)})
-        (rows,) = self.emit.node("Unsqueeze", (real, self._axes[2]), "observe_rows")
-        (columns,) = self.emit.node("Unsqueeze", (real, self._axes[1]), "observe_columns")
-        (missing,) = self.emit.node(
-            "Sub", (rows, self.emit.constant("observe_one", np.asarray(1, np.float32))), "observe_missing"
-        )
-        (penalty,) = self.emit.node(
-            "Mul", (missing, self.emit.constant("observe_far", np.asarray(FAR, np.float32))), "observe_penalty"
-        )
+        (rows,) = self.emit.node("Unsqueeze", (real, self._axes[2]), "observe_queries")
+        (columns,) = self.emit.node("Unsqueeze", (real, self._axes[1]), "observe_keys")
         (pairs,) = self.emit.node("Mul", (rows, columns), "observe_both")
-        (pairs,) = self.emit.node("Unsqueeze", (pairs, self._axes[1]), "observe_pairs")
-        return penalty, pairs
+        return self.emit.node("Unsqueeze", (pairs, self._axes[1]), "observe_pairs")[0]
 
     def outlets(self, site: Site, value: ir.Value, wish: Request, *, with_sums: bool) -> Outlets:
         """Outputs with the site's extremes and, if wanted, sums, values and samples."""
         assert value.shape is not None  # `instrument` asked for it
         width = [1] if site.pairwise else value.shape[-1:]
-        minimum, maximum = (self._extreme(site, value, operator) for operator in ("ReduceMin", "ReduceMax"))
+        minimum, maximum = self._extremes(site, value)
         found = Outlets(self._output(minimum, width), self._output(maximum, width), pairwise=site.pairwise)
         if with_sums:
             (sums,) = self.emit.node("ReduceSum", (value, self._axes[-1]), f"{value.name}_sums")
@@ -160,9 +176,9 @@ class _Probe:
         """The input that says which samples to take of a tensor; None where nothing can say it."""
         if len(shape) == 2:
             return self._input(EXAMPLES_INPUT, 1)
-        if self._penalty is None and len(shape) == 3 and isinstance(shape[1], int):
+        if self._rows is None and len(shape) == 3 and isinstance(shape[1], int):
             self.tokens = self.tokens or shape[1]
-        masked = self._penalty is not None or shape[1] == self.tokens
+        masked = self._rows is not None or shape[1] == self.tokens
         return self._input(TOKENS_INPUT, 2) if len(shape) == 3 and masked else None
 
     def _input(self, name: str, columns: int) -> ir.Value:
@@ -177,27 +193,30 @@ class _Probe:
         self.graph.outputs.append(value)
         return str(value.name)
 
-    def _extreme(self, site: Site, value: ir.Value, operator: str) -> ir.Value:
-        rank = len(value.shape or ())
+    def _extremes(self, site: Site, value: ir.Value) -> tuple[ir.Value, ir.Value]:
+        rank, name = len(value.shape or ()), str(value.name)
         if site.pairwise:
-            return self._whole(operator, self._masked_pairs(value))
-        if self._penalty is not None and rank == 3:
-            shift = "Sub" if operator == "ReduceMin" else "Add"
-            (value,) = self.emit.node(shift, (value, self._penalty), f"{value.name}_{operator}_tokens")
-        return self._per_dimension(operator, value, rank)
+            value = self._masked_pairs(value)
+            return self._whole("ReduceMin", value, name), self._whole("ReduceMax", value, name)
+        if self._rows is not None and rank == 3:
+            (flat,) = self.emit.node("Flatten", (value,), f"{name}_flat", {"axis": 2})
+            (value,) = self.emit.node("Gather", (flat, self._rows), f"{name}_tokens", {"axis": 0})
+        return self._per_dimension("ReduceMin", value, name, rank), self._per_dimension("ReduceMax", value, name, rank)
 
-    def _per_dimension(self, operator: str, value: ir.Value, rank: int) -> ir.Value:
+    def _per_dimension(self, operator: str, value: ir.Value, name: str, rank: int) -> ir.Value:
         """Extremes over all axes but the last: axis 1 first, then 0."""
         for step, axis in enumerate([1] * max(0, rank - 2) + [0]):
             inputs = (value, self._axes[axis])
-            (value,) = self.emit.node(operator, inputs, f"{value.name}_{operator}{step}", {"keepdims": 0})
+            (value,) = self.emit.node(operator, inputs, f"{name}_{operator}{step}", {"keepdims": 0})
         return value
 
-    def _whole(self, operator: str, value: ir.Value) -> ir.Value:
-        """The extreme of a whole tensor, shape (1,)."""
-        (flat,) = self.emit.node("Reshape", (value, self._flat), f"{value.name}_{operator}_flat")
-        (end,) = self.emit.node(operator, (flat, self._axes[1]), f"{value.name}_{operator}", {"keepdims": 0})
-        return end
+    def _whole(self, operator: str, value: ir.Value, name: str) -> ir.Value:
+        """The extreme of a whole tensor, shape (1,); by example first, which two threads can share."""
+        (value,) = self.emit.node("Reshape", (value, self._flat), f"{name}_{operator}_flat")
+        for step, keepdims in ((1, 0), (0, 1)):
+            inputs = (value, self._axes[step])
+            (value,) = self.emit.node(operator, inputs, f"{name}_{operator}{step}", {"keepdims": keepdims})
+        return value
 
     def _masked_pairs(self, value: ir.Value) -> ir.Value:
         if self._pairs is None:

@@ -41,6 +41,24 @@ def load(path: Path) -> ir.Model:
     return model
 
 
+def detach(model: ir.Model) -> None:
+    """Give every tensor memory of its own, in place: a weight that is replaced is free then.
+
+    A loaded model's tensors lie in one protobuf message, which lives as long as any of them.
+    """
+    for name, value in model.graph.initializers.items():
+        if isinstance(value.const_value, ir.TensorProtoTensor):
+            value.const_value = _own(value.const_value, name)
+    for node in model.graph:
+        for name, attribute in node.attributes.items():
+            if isinstance(attribute.value, ir.TensorProtoTensor):
+                node.attributes[name] = ir.AttrTensor(name, _own(attribute.value, attribute.value.name))
+
+
+def _own(tensor: ir.TensorProtoTensor, name: str | None) -> ir.TensorProtocol:
+    return ir.tensor(tensor.numpy().copy(), name=name)
+
+
 def match_ir_version(model: ir.Model) -> None:
     """Raise the file format's version, where it is too old, to the first that knows the model's opset."""
     opset = onnx.helper.make_opsetid("", model.graph.opset_imports[""])

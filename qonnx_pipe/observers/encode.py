@@ -17,7 +17,7 @@ from qonnx_pipe.observers import OBSERVERS
 from qonnx_pipe.observers.expand import expanded
 from qonnx_pipe.observers.groups import resolve_groups
 
-SAMPLED_TOKENS = 1024
+SAMPLED_TOKENS = 512
 """Tokens to keep where outputs are compared: AdaRound's samples in Bondarenko et al. 2021."""
 
 

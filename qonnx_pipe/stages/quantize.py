@@ -77,6 +77,7 @@ def quantize_stage(
     `io.load` and `io.save` raise.
     """
     loaded = io.load(model)
+    io.detach(loaded)
     table, orders = _permute(loaded, plan, table)
     folded = _fold(loaded, plan, table, orders)
     activations = folded.encodings | {

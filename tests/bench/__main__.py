@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 
-from tests.bench import calibration, ptq, quantizing, rerun, speed
+from tests.bench import calibration, forms, ptq, quantizing, rerun, speed
 from tests.bench.outcome import Bound, Outcome, bounds_table, record
 
 BENCHMARKS: Mapping[str, Callable[[int], Outcome]] = {
@@ -16,6 +16,7 @@ BENCHMARKS: Mapping[str, Callable[[int], Outcome]] = {
     "speed-base": speed.bert_base,
     "calibration": calibration.duration,
     "memory": calibration.memory,
+    "forms": forms.forms,
     "quantizing": quantizing.quantizing,
     "ptq": ptq.ptq,
 }

@@ -63,15 +63,16 @@ class Made:
 
 def quickstart() -> Made:
     """MiniLM by the quickstart's recipe."""
-    return _made(load(QUICKSTART))
+    return make(load(QUICKSTART))
 
 
 def base() -> Made:
     """A model of BERT-base's size by the recipe for MPNet."""
-    return _made(load(base_model.RECIPE, base_model.overrides()))
+    return make(load(base_model.RECIPE, base_model.overrides()))
 
 
-def _made(recipe: Recipe) -> Made:
+def make(recipe: Recipe) -> Made:
+    """A recipe's files up to the quantized model, in runs/<its name>."""
     folder = Path("runs") / recipe.name
     pipeline.run(recipe, folder, lambda _: None, last="quantize")
     return Made(recipe, folder)
