@@ -87,6 +87,8 @@ VARIANTS = (
         if one.recipe in ("ptq-naive", "ptq-peg3", "ptq-peg6", "ptq-per-embedding")
     ),
     Variant("every site in 8 bits", "ptq-every-site"),
+    Variant("inputs of MatMuls, folded", "ptq-fold", ("validate.latency.shapes=[]",)),
+    Variant("inputs of MatMuls, expanded", "ptq-expand", ("validate.latency.shapes=[]",)),
     Variant("W4A32", "ptq-w4", paper="72.31"),
     Variant("W4A32 AdaRound", "ptq-w4-adaround", paper="81.46"),  # the recipe's 300 iterations
 )
