@@ -38,7 +38,7 @@ MODEL = click.Path(path_type=Path)
     type=click.IntRange(min=0),
     default=0,
     help="Also keep so many whole tokens of the input of every linear layer and of the logits, for smoothing, folds, "
-    "adaround, bias correction and the range cross_entropy: 1024.",
+    "adaround, bias correction and the range cross_entropy: 512.",
 )
 @output.out_option("The calibration table, .npz.")
 @output.json_option

@@ -99,7 +99,7 @@ class _Settling:
         statistics = self.statistics(entry)
         if statistics.samples is None:
             what = "calibration kept no tokens here, which the choice of a form needs"
-            fix = "calibrate with the recipe, or `qpipe calibrate --tokens 1024`"
+            fix = "calibrate with the recipe, or `qpipe calibrate --tokens 512`"
             raise DataError(what, where=entry.site.id, fix=fix)
         forms = {form.lowering: form for form in self._legal(entry, statistics)}
         times = self._timed(surroundings(self._model, entry.site), forms)

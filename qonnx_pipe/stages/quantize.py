@@ -30,7 +30,7 @@ from qonnx_pipe.observers.fold import Reader, bias_error, by_groups, moved, sear
 from qonnx_pipe.observers.orders import shared_orders
 from qonnx_pipe.observers.weights import encode_weight, quantize_weight
 
-TOKENS_FIX = "calibrate with this recipe, or with `qpipe calibrate --tokens 1024`"
+TOKENS_FIX = "calibrate with this recipe, or with `qpipe calibrate --tokens 512`"
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def _encode(entry: PlanEntry, statistics: SiteStatistics, order: Sequence[int] |
         return encode_activation(statistics, spec, order, site=site)
     except ValueError as error:
         channels = "tensor" if isinstance(spec.granularity, PerTensor) else "embedding"
-        option = "--tokens 1024" if OBSERVERS[spec.range].requires == "samples" else f"--histogram {channels}"
+        option = "--tokens 512" if OBSERVERS[spec.range].requires == "samples" else f"--histogram {channels}"
         fix = f"calibrate with what range {spec.range!r} needs: `qpipe calibrate {option}`"
         raise DataError(str(error), where=site, fix=fix) from error
 

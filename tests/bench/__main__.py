@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 
-from tests.bench import calibration, forms, ptq, quantizing, rerun, speed
+from tests.bench import analysis, calibration, forms, ptq, quantizing, rerun, speed
 from tests.bench.outcome import Bound, Outcome, bounds_table, record
 
 BENCHMARKS: Mapping[str, Callable[[int], Outcome]] = {
@@ -17,6 +17,7 @@ BENCHMARKS: Mapping[str, Callable[[int], Outcome]] = {
     "calibration": calibration.duration,
     "memory": calibration.memory,
     "forms": forms.forms,
+    "analysis": analysis.analysis,
     "quantizing": quantizing.quantizing,
     "ptq": ptq.ptq,
 }

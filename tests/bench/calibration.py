@@ -31,7 +31,9 @@ def duration(rounds: int) -> Outcome:
     """Min-max and per-embedding ranges of every site, against the float model alone; both from file to result."""
     made = quickstart()
     choice = made.calibration
-    batches = made.batches(choice, samples=choice.samples or 256, batch_size=choice.batch_size, max_length=choice.max_length)
+    batches = made.batches(
+        choice, samples=choice.samples or 256, batch_size=choice.batch_size, max_length=choice.max_length
+    )
     contestants: list[Callable[[], None]] = [lambda: _infer(made, batches), lambda: _calibrate(made, batches)]
     seconds: list[list[float]] = [[], []]
     for number in range(rounds):

@@ -15,7 +15,7 @@ from qonnx_pipe.core.site import Role, Site
 from qonnx_pipe.core.spec import QuantSpec, RangeMethod
 from qonnx_pipe.core.statistics import MinMax, Request, Requests, RunningMinMax, SiteStatistics
 from qonnx_pipe.errors import NumericsError
-from qonnx_pipe.observers.encode import encode_activation, requests
+from qonnx_pipe.observers.encode import SAMPLED_TOKENS, encode_activation, requests
 
 SEEN = SiteStatistics(MinMax(np.float32([-1, -2, -4, 0]), np.float32([1, 0, 0, 25.5])))
 
@@ -135,12 +135,12 @@ def test_plain_plans_need_no_tokens() -> None:
 @pytest.mark.parametrize("name", COMPARING)
 def test_one_spec_that_compares_outputs_needs_tokens_of_every_linears_input(name: str) -> None:
     plan = QuantPlan("cpu", "full", (*PLAIN, linear("itself", COMPARING[name], feeds=False)))
-    assert sampled(plan) == {"x": 1024, "float": 1024, "sum": 0, "itself": 1024}
-    assert requests(plan).samples == 1024
+    assert sampled(plan) == {"x": SAMPLED_TOKENS, "float": SAMPLED_TOKENS, "sum": 0, "itself": SAMPLED_TOKENS}
+    assert requests(plan).samples == SAMPLED_TOKENS
 
 
 def test_rounding_and_bias_correction_need_tokens_of_inputs_that_stay_float_too() -> None:
     rounded = replace(WEIGHT, spec=replace(spec(PerChannel(1)), rounding="adaround"))
-    expected = {"x": 1024, "float": 1024, "sum": 0}
+    expected = {"x": SAMPLED_TOKENS, "float": SAMPLED_TOKENS, "sum": 0}
     assert sampled(QuantPlan("cpu", "full", (rounded, *PLAIN[1:]))) == expected
     assert sampled(QuantPlan("cpu", "full", PLAIN, bias_correction=True)) == expected

@@ -188,7 +188,7 @@ def test_a_table_without_tokens_is_refused(planned, tmp_path: Path, text: str) -
     model, plan = planned(text)
     with pytest.raises(DataError, match="kept no tokens") as caught:
         quantize_stage(model, plan, seen(model, plan, tokens=False)[0], tmp_path / "q.onnx")
-    assert "--tokens 1024" in caught.value.fix
+    assert "--tokens 512" in caught.value.fix
 
 
 def test_equalising_scales_contexts(planned, tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_table_without_tokens_is_refused_with_the_option_that_keeps_them(plann
     with pytest.raises(DataError, match="no samples") as caught:
         quantize_stage(model, plan, invented(plan), tmp_path / "q.onnx")
     assert caught.value.where == "head"
-    assert "--tokens 1024" in caught.value.fix
+    assert "--tokens 512" in caught.value.fix
 
 
 def test_nan_in_statistics_is_refused_by_site(planned, tmp_path: Path) -> None:
