@@ -37,7 +37,7 @@ FORMS = (
     Form(
         "split [368, 16]",
         "ffn.input",
-        "{granularity: {per_embedding_group: [368, 16]}, permute: range, lowering: split}",
+        "{granularity: {per_embedding_group: [368, 16]}, permute: range, share: model, lowering: split}",
         1.25,
     ),
     Form(

@@ -1,4 +1,4 @@
-"""Residual sums: written so that onnxruntime's CPU provider runs them, and the normalisation behind them, fast."""
+"""Sums: written so that onnxruntime's CPU provider runs them, and the normalisation behind them, fast."""
 
 from __future__ import annotations
 
@@ -30,3 +30,21 @@ def keep_norms_apart(emit: Emitter) -> None:
                 add.replace_input_with(1, product)
                 emit.rename(product, f"{product.name}_negated")
                 break
+
+
+def subtract_products(emit: Emitter) -> None:
+    """Write each Sum of integer products, as split layers have it, as differences: a - (-b) - (-c), bit for bit.
+
+    onnxruntime's CPU kernel of Sum takes twice the time of its Sub; an Add behind a MatMul it would fuse with Gelu.
+    """
+    signs = Signs(emit)
+    for node in [node for node in emit.graph if node.op_type == "Sum"]:
+        values = [value for value in node.inputs if value is not None]
+        parts = [products(value) for value in values]
+        if not all(parts):
+            continue
+        total = values[0]
+        for value, part in zip(values[1:], parts[1:], strict=True):
+            signs.negate(part)
+            (total,) = emit.node("Sub", (total, value), f"{node.name}_Sub")
+        emit.replace(node, total)

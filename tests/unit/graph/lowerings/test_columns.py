@@ -134,7 +134,7 @@ def test_no_gather_split_or_concat_is_left(tmp_path, function, order, sizes, *, 
     found = operators(path)
     assert {"Gather", "Split", "Concat"}.isdisjoint(found)
     assert found.count("MatMulIntegerToFloat") == 2 * len(sizes)
-    assert found.count("Sum") == 1
+    assert found.count("Sub") == len(sizes) - 1
     expected, step = exact(tmp_path / "inner.onnx", source, plan(), coded, x)
     (y,) = run(path, x=x)
     # Rounding of h in float32 can move a code of g by one step: the weights' rows weigh it.
