@@ -143,6 +143,23 @@ def test_saved_and_loaded_it_is_the_same(path, tmp_path):
     assert [entry.name for entry in (tmp_path / "new").iterdir()] == ["copy.onnx"]
 
 
+def test_detached_tensors_are_the_same_and_hold_no_message(path):
+    proto = onnx.load(path)
+    proto.graph.node.append(helper.make_node("ConstantOfShape", [proto.graph.initializer[0].name], ["more"], "fill"))
+    proto.graph.node[-1].attribute.append(
+        helper.make_attribute("value", helper.make_tensor("", TensorProto.INT64, [1], [7]))
+    )
+    onnx.save(proto, path)
+    model = io.load(path)
+    before = arrays(model)
+    io.detach(model)
+    assert_same(arrays(model), before)
+    fill = next(node for node in model.graph if node.name == "fill").attributes["value"].value
+    assert fill.numpy().tolist() == [7]
+    tensors = [fill, *(value.const_value for value in model.graph.initializers.values())]
+    assert not any(isinstance(tensor, ir.TensorProtoTensor) for tensor in tensors)
+
+
 def test_above_the_limit_weights_go_beside_the_model(path, tmp_path, monkeypatch):
     monkeypatch.setattr(io, "PROTOBUF_LIMIT", 1000)
     io.save(io.load(path), tmp_path / "big" / "big.onnx")
