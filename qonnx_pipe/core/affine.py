@@ -36,6 +36,11 @@ class Affine:
         return cls(np.ones_like(shift), shift)
 
     @property
+    def scales(self) -> bool:
+        """Whether any dimension is scaled."""
+        return bool(np.any(self.scale != 1))
+
+    @property
     def shifts(self) -> bool:
         """Whether any dimension is moved."""
         return bool(np.any(self.shift))

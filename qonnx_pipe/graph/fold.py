@@ -43,8 +43,8 @@ def fold(model: ir.Model, wishes: Mapping[Site, Affine]) -> dict[str, Affine]:
     SmoothQuant (Xiao et al. 2022, eq. 3) and the shift of Outlier Suppression+ (Wei et al. 2023, eq. 3–6):
 
     1. Output of a LayerNormalization: gain g/s, bias (b − z)/s. Every other reader (the residual branch, a graph
-       output) gets x back: a Mul by s; z goes into the bias of the linear layer whose output it is summed with, and
-       so costs nothing; else an Add.
+       output) gets x back: a Mul by s, unless all are 1; z goes into the bias of the linear layer whose output it is
+       summed with, and so costs nothing; else an Add.
     2. Context of an attention: c = P·V with rows of P that sum to one, so that P·(V − 1zᵀ)/s = (c − z)/s: columns and
        bias of the value projection become W/s and (b − z)/s. No operator is added.
 
@@ -195,8 +195,10 @@ def _restore(emit: Emitter, place: _Place, affine: Affine) -> dict[str, Affine]:
     if not others and not value.is_graph_output():
         return {}
     name = str(value.name)
-    (scaled,) = emit.node("Mul", (value, emit.constant(f"{name}_fold_scale", affine.scale)), f"{name}_scaled")
-    scaled.type, scaled.shape = value.type, value.shape
+    scaled = value
+    if affine.scales:
+        (scaled,) = emit.node("Mul", (value, emit.constant(f"{name}_fold_scale", affine.scale)), f"{name}_scaled")
+        scaled.type, scaled.shape = value.type, value.shape
     partners = [_partner(emit.graph, usage.node, value) for usage in others]
     taken: dict[str, Affine] = {}
     restored = scaled

@@ -121,7 +121,10 @@ class _Probe:
             self._rows, self._pairs = self._counted(mask), self._both(mask)
 
     def _counted(self, mask: ir.Value) -> ir.Value:
-        """Places of tokens in [batch·tokens], as [batch, n]; the first ones twice where they do not divide."""
+        """Places of tokens in [batch·tokens], as [batch, n]; the first ones twice where they do not divide.
+
+        Where nothing is a token the first place stands for one.
+        """
         node, constant = self.emit.node, self.emit.constant
         zero, one = (constant(f"observe_{i}", np.asarray(i, np.int64)) for i in (0, 1))
         flat, column = (
@@ -139,9 +142,7 @@ class _Probe:
         )
         (numbers,) = node("Range", (zero, total, one), "observe_numbers")
         (order,) = node("Mod", (numbers, count), "observe_order")
-        (found,) = node(
-            "Concat", (places, column), "observe_found", {"axis": 0}
-        )  # a mask of zeros finds one all the same
+        (found,) = node("Concat", (places, column), "observe_found", {"axis": 0})
         (shape,) = node("Concat", (batch, flat), "observe_rows_shape", {"axis": 0})
         (rows,) = node("Gather", (found, order), "observe_rows_flat")
         return node("Reshape", (rows, shape), "observe_rows")[0]

@@ -24,7 +24,7 @@ from qonnx_pipe.graph.lowerings.emit import Emitter
 from qonnx_pipe.graph.lowerings.gather import lower_table
 from qonnx_pipe.graph.lowerings.linear import LinearLowering, QuantizedWeight
 from qonnx_pipe.graph.lowerings.reference import require_session
-from qonnx_pipe.graph.lowerings.residual import keep_norms_apart, subtract_products
+from qonnx_pipe.graph.lowerings.sums import keep_norms_apart, subtract_products
 from qonnx_pipe.graph.walk import Linear, linears
 
 EncodeWeight = Callable[[PlanEntry, npt.NDArray[np.generic]], tuple[Encoding, npt.NDArray[np.generic]]]

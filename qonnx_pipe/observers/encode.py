@@ -19,6 +19,8 @@ from qonnx_pipe.observers.groups import resolve_groups
 
 SAMPLED_TOKENS = 512
 """Tokens to keep where outputs are compared; with twice as many MiniLM's SQNR is the same within 0.1 dB."""
+CALIBRATE_TOKENS = f"`qpipe calibrate --tokens {SAMPLED_TOKENS}`"
+"""The command that keeps them, for whoever misses them."""
 
 
 def requests(plan: QuantPlan) -> Requests:

@@ -21,7 +21,7 @@ from qonnx_pipe.core.statistics import CalibrationTable, SiteStatistics
 from qonnx_pipe.errors import DataError
 from qonnx_pipe.graph import fold, io
 from qonnx_pipe.graph.site_model import Surroundings, site_input, site_model, surroundings
-from qonnx_pipe.observers.encode import encode_activation
+from qonnx_pipe.observers.encode import CALIBRATE_TOKENS, encode_activation
 from qonnx_pipe.observers.expand import budget, plain_step
 from qonnx_pipe.observers.fold import by_groups
 from qonnx_pipe.observers.weights import encode_weight, quantize_weight
@@ -99,7 +99,7 @@ class _Settling:
         statistics = self.statistics(entry)
         if statistics.samples is None:
             what = "calibration kept no tokens here, which the choice of a form needs"
-            fix = "calibrate with the recipe, or `qpipe calibrate --tokens 512`"
+            fix = f"calibrate with the recipe, or with {CALIBRATE_TOKENS}"
             raise DataError(what, where=entry.site.id, fix=fix)
         forms = {form.lowering: form for form in self._legal(entry, statistics)}
         times = self._timed(surroundings(self._model, entry.site), forms)

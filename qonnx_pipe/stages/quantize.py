@@ -25,12 +25,12 @@ from qonnx_pipe.graph.fold import fold, weights_behind
 from qonnx_pipe.graph.permute import permute
 from qonnx_pipe.graph.quantize import quantize
 from qonnx_pipe.observers import OBSERVERS
-from qonnx_pipe.observers.encode import encode_activation
+from qonnx_pipe.observers.encode import CALIBRATE_TOKENS, encode_activation
 from qonnx_pipe.observers.fold import Reader, bias_error, by_groups, moved, search, smoothing
 from qonnx_pipe.observers.orders import shared_orders
 from qonnx_pipe.observers.weights import encode_weight, quantize_weight
 
-TOKENS_FIX = "calibrate with this recipe, or with `qpipe calibrate --tokens 512`"
+TOKENS_FIX = f"calibrate with this recipe, or with {CALIBRATE_TOKENS}"
 
 
 @dataclass(frozen=True)
@@ -212,8 +212,9 @@ def _encode(entry: PlanEntry, statistics: SiteStatistics, order: Sequence[int] |
         return encode_activation(statistics, spec, order, site=site)
     except ValueError as error:
         channels = "tensor" if isinstance(spec.granularity, PerTensor) else "embedding"
-        option = "--tokens 512" if OBSERVERS[spec.range].requires == "samples" else f"--histogram {channels}"
-        fix = f"calibrate with what range {spec.range!r} needs: `qpipe calibrate {option}`"
+        histogram = f"`qpipe calibrate --histogram {channels}`"
+        command = CALIBRATE_TOKENS if OBSERVERS[spec.range].requires == "samples" else histogram
+        fix = f"calibrate with what range {spec.range!r} needs: {command}"
         raise DataError(str(error), where=site, fix=fix) from error
 
 

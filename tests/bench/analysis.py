@@ -6,22 +6,14 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 
 from tests.bench import base_model
 from tests.bench.made import QUICKSTART
 from tests.bench.outcome import Outcome, at_most
+from tests.bench.process import Spent
 
 FEW, MANY = 32, 256
 """Texts whose peak memory is compared."""
-
-
-@dataclass(frozen=True)
-class Spent:
-    """One `qpipe analyse`: wall seconds and peak memory in bytes of its process."""
-
-    seconds: float
-    peak_rss: int
 
 
 def analysis(_rounds: int) -> Outcome:

@@ -13,7 +13,7 @@
 | `linear` | linear layer (`qdq`) | MatMul or Gemm on dequantized operands; for a split activation K and a Sum |
 | `attention` | softmax attention with its mask | Attention (opset 23) |
 | `attention` | position bias and mask that several layers add to their scores | one Add for all of them |
-| `residual` | Add before LayerNormalization | Sub or Sum, which onnxruntime does not fuse into a slower kernel |
-| `residual` | Sum of integer products | Sub of negated ones, which is faster |
+| `sums` | Add before LayerNormalization | Sub or Sum, which onnxruntime does not fuse into a slower kernel |
+| `sums` | Sum of integer products | Sub of negated ones, which is faster |
 | `gather` | embedding table | Gather of codes → DequantizeLinear |
 """

@@ -133,7 +133,7 @@ class _Masks:
     def of(self, mask: ir.Value, query: ir.Value, key: ir.Value) -> ir.Value:
         """The mask with the lengths of `query` and `key`, [batch, length, h·d], and nothing below LOWEST."""
         if mask not in self._made:
-            self._made[mask] = self._bounded(self._expanded(mask, query, key))
+            self._made[mask] = self._expanded(self._bounded(_narrow(mask)), query, key)
         return self._made[mask]
 
     def _expanded(self, mask: ir.Value, query: ir.Value, key: ir.Value) -> ir.Value:
@@ -147,7 +147,17 @@ class _Masks:
 
     def _bounded(self, mask: ir.Value) -> ir.Value:
         lowest = self.emit.constant(f"{mask.name}_lowest", np.asarray(LOWEST, np.float32))
-        return self.emit.node("Max", (mask, lowest), f"{mask.name}_bounded")[0]
+        (bounded,) = self.emit.node("Max", (mask, lowest), f"{mask.name}_bounded")
+        bounded.type, bounded.shape = mask.type, mask.shape
+        return bounded
+
+
+def _narrow(mask: ir.Value) -> ir.Value:
+    """The mask before its Expand, if it has one whose input has a known rank."""
+    expand = mask.producer()
+    if expand is None or expand.op_type != "Expand" or expand.inputs[0] is None or expand.inputs[0].shape is None:
+        return mask
+    return expand.inputs[0]
 
 
 def _attention(softmax: ir.Node) -> Attention | None:

@@ -12,6 +12,9 @@ from qonnx_pipe.core.encoding import Encoding
 from qonnx_pipe.core.granularity import PerChannel, PerGroup, PerTensor
 from qonnx_pipe.graph.lowerings.emit import Emitter
 
+SHORT = 1024
+"""Rows at most of a table, of positions or token types, that fits into memory as floats without a thought."""
+
 
 def lower_table(emit: Emitter, nodes: Sequence[ir.Node], codes: npt.NDArray[np.generic], encoding: Encoding) -> None:
     """Rewrite the Gathers of rows of one float table [rows, d].
@@ -20,7 +23,8 @@ def lower_table(emit: Emitter, nodes: Sequence[ir.Node], codes: npt.NDArray[np.g
 
     1. PerTensor, or asymmetric with one scale a dimension: Gather(codes) → DequantizeLinear (along the last axis).
     2. Symmetric, one scale a dimension: Gather(codes) → Cast → Mul by the scales: about three times as fast as case 1,
-       whose kernel works element by element.
+       whose kernel works element by element. In a table of at most SHORT rows Cast and Mul come first: onnxruntime
+       computes them once, when it loads the file.
     3. One scale a row: Gather(codes) → Cast → Sub of Gather(zero points), where there are any → Mul by Gather(scales).
     4. One scale for each group of a row: as 3, on codes stored as [rows, groups, size]; then Reshape to rows.
 
@@ -43,18 +47,29 @@ def lower_table(emit: Emitter, nodes: Sequence[ir.Node], codes: npt.NDArray[np.g
 def _lower_whole(emit: Emitter, nodes: Sequence[ir.Node], table: ir.Value, encoding: Encoding) -> None:
     """Cases 1 and 2: the scales are those of every row."""
     scale = emit.constant(f"{table.name}_scale", encoding.scale)
+    if isinstance(encoding.granularity, PerChannel) and not np.any(encoding.zero_point):
+        _multiply(emit, nodes, table, scale)
+        return
     zero = emit.constant(f"{table.name}_zero_point", encoding.zero_point.astype(encoding.dtype.storage))
-    whole = isinstance(encoding.granularity, PerTensor)
     for node in nodes:
         output = node.outputs[0]
-        rows = _rows(emit, node, table)
-        if whole or np.any(encoding.zero_point):
-            attributes = {} if whole else {"axis": -1 if output.shape is None else len(output.shape) - 1}
-            (result,) = emit.node("DequantizeLinear", (rows, scale, zero), f"{node.name}_DequantizeLinear", attributes)
-        else:
-            (result,) = emit.node("Mul", (_cast(emit, node, rows), scale), f"{node.name}_Mul")
-        emit.replace(node, result)
-    emit.release(zero)
+        along_last = {"axis": -1 if output.shape is None else len(output.shape) - 1}
+        attributes = along_last if isinstance(encoding.granularity, PerChannel) else {}
+        inputs = (_rows(emit, node, table), scale, zero)
+        emit.replace(node, *emit.node("DequantizeLinear", inputs, f"{node.name}_DequantizeLinear", attributes))
+
+
+def _multiply(emit: Emitter, nodes: Sequence[ir.Node], table: ir.Value, scale: ir.Value) -> None:
+    """Case 2."""
+    rows = None if table.shape is None else table.shape[0]
+    if isinstance(rows, int) and rows <= SHORT:
+        (floats,) = emit.node("Mul", (_cast(emit, nodes[0], table), scale), f"{table.name}_Mul")
+        floats.type = scale.type
+        for node in nodes:
+            node.replace_input_with(0, floats)
+        return
+    for node in nodes:
+        emit.replace(node, *emit.node("Mul", (_cast(emit, node, _rows(emit, node, table)), scale), f"{node.name}_Mul"))
 
 
 def _lower_rows(emit: Emitter, nodes: Sequence[ir.Node], table: ir.Value, encoding: Encoding) -> None:

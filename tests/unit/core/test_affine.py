@@ -28,7 +28,9 @@ def test_values_are_shifted_and_then_divided() -> None:
     affine = Affine(np.float32([2, 4]), np.float32([1, -1]))
     assert affine(np.float32([[3, 7], [1, -1]])).tolist() == [[1, 2], [0, 0]]
     assert affine.shifts
+    assert affine.scales
     assert not Affine.scaling(GOOD).shifts
+    assert not Affine.shifting(GOOD).scales
 
 
 def test_one_after_the_other_is_one() -> None:

@@ -183,6 +183,15 @@ def test_it_costs_what_it_says(tmp_path: Path, options: dict, shift: bool, added
         np.testing.assert_array_equal(moved[name].shift, -affine(shift=True).shift)
 
 
+def test_a_shift_alone_multiplies_nothing(tmp_path: Path) -> None:
+    source = network(tmp_path / "float.onnx", partner=True)
+    folded(source, tmp_path / "fold.onnx", {SITE: Affine.shifting(affine(shift=True).shift)})
+    assert "Mul" not in operators(tmp_path / "fold.onnx")
+    before, after = run(source, x := data()), run(tmp_path / "fold.onnx", x)
+    for name, values in before.items():
+        assert sqnr_db(values, after[name]) > NOISE_DB, name
+
+
 def test_constants_that_others_read_stay_as_they_are(tmp_path: Path) -> None:
     """One initializer is both gain and bias, and a second normalization reads it too."""
     source = network(tmp_path / "float.onnx", same_gain=True)

@@ -112,6 +112,13 @@ def test_extremes_are_those_of_real_tokens(case: Case, padding: str, tmp_path: P
         np.testing.assert_allclose(found[outlets.maximum], tokens.max(axis=0), **noise)
 
 
+def test_a_batch_of_padding_alone_is_no_error(exported: Callable[..., Path], tmp_path: Path) -> None:
+    case = case_of(exported("bert"))
+    made = instrumented(case, tmp_path)
+    found = run(made.path, case.inputs(np.zeros_like(RIGHT)))
+    assert all(np.isfinite(found[name]).all() for out in made.outlets.values() for name in (out.minimum, out.maximum))
+
+
 def test_values_come_where_they_are_asked_for_and_nowhere_else(case: Case, tmp_path: Path) -> None:
     inputs = case.inputs(RIGHT)
     wanted = tuple(site.id for site in case.sites.activations[::3])

@@ -79,6 +79,7 @@ def test_what_a_caller_sees_of_the_file_stays(planned, tmp_path: Path) -> None:
     metadata = {entry.key: entry.value for entry in after.metadata_props}
     assert metadata == {entry.key: entry.value for entry in before.metadata_props} | {"qonnx_pipe.recipe": "mine"}
     assert after.producer_name == "qonnx-pipe"
+    assert after.ir_version == max(before.ir_version, onnx.helper.find_min_ir_version_for(after.opset_import, True))
     session = ort.InferenceSession(tmp_path / "q.onnx", providers=["CPUExecutionProvider"])
     ids = np.ones((2, 5), np.int64)
     (logits,) = session.run(None, {port.name: ids for port in session.get_inputs()})

@@ -37,7 +37,7 @@ def weight(name, *, seed, bias, zero):
 
 def least(constants):
     """(1 - mask)·least, as [batch, 1, 1, key]."""
-    constants |= {"axes": np.int64([1, 2]), "one": np.float32(1), "least": np.float32(LEAST)}
+    constants |= {"axes": np.int64([1, 2]), "one": np.float32(1), "least": np.float32(LEAST), "end": np.int64([1])}
     return [
         helper.make_node("Unsqueeze", ["mask", "axes"], ["mask4"], "m0"),
         helper.make_node("Cast", ["mask4"], ["real"], "m1", to=TensorProto.FLOAT),
@@ -60,6 +60,20 @@ def infinite(constants):
         helper.make_node("Expand", ["mask4", "target"], ["square"], "m4"),
         helper.make_node("Equal", ["square", "none"], ["masked"], "m5"),
         helper.make_node("Where", ["masked", "far", "nought"], ["bias"], "m6"),
+    ]
+
+
+def late(constants):
+    """`least`, expanded over the queries at its end."""
+    *nodes, last = least(constants)
+    last.output[0] = "narrow"
+    return [
+        *nodes,
+        last,
+        helper.make_node("Shape", ["mask"], ["length"], "m4", start=1),
+        helper.make_node("Shape", ["mask"], ["batch_size"], "m5", end=1),
+        helper.make_node("Concat", ["batch_size", "end", "length", "length"], ["target"], "m6", axis=0),
+        helper.make_node("Expand", ["narrow", "target"], ["bias"], "m7"),
     ]
 
 
@@ -106,13 +120,16 @@ def layer(x, y, weights, *, scaled="both", masked=True):
     ]
 
 
-MASKS = {least: ["batch", 1, 1, "sequence"], infinite: ["batch", 1, "sequence", "sequence"], causal: ["sequence"] * 2}
+NARROW, SQUARE = ["batch", 1, 1, "sequence"], ["batch", 1, "sequence", "sequence"]
+MASKS = {least: NARROW, infinite: SQUARE, late: SQUARE, causal: ["sequence"] * 2}
 
 
 def known(name, mask):
     """Shape of a value where the rewriting needs it."""
     if name == "bias":
         return MASKS[mask]
+    if name == "narrow":
+        return NARROW
     if name.endswith(("_q4", "_k4", "_v4")):
         return ["batch", "sequence", HEADS, SIZE]
     return ["batch", "sequence", WIDTH] if name.endswith(("_q", "_k", "_v")) or name in ("h0", "h1") else None
@@ -174,14 +191,14 @@ def feeds(batch, length, *, masked=True, empty=False):
 
 @pytest.mark.parametrize("scaled", ["both", "scores", "never"])
 @pytest.mark.parametrize(("bias", "zero"), [(True, False), (False, False), (True, True)])
-@pytest.mark.parametrize("mask", [None, least, infinite, causal])
+@pytest.mark.parametrize("mask", [None, least, infinite, late, causal])
 def test_a_fused_attention_computes_the_same(tmp_path, mask, scaled, bias, zero):
     path = save(tmp_path / "m.onnx", mask, scaled=scaled, bias=bias, zero=zero)
     target = lowered(path)
     found = operators(target)
     assert found["Attention"] == 1
     assert not {"Softmax", "Transpose", "Reshape", "MatMul"} & set(found)
-    assert found["Expand"] == (mask in (least, infinite))
+    assert found["Expand"] == (mask in (least, infinite, late))
     assert {entry.domain: entry.version for entry in onnx.load(target).opset_import}[""] == OPSET
     for batch, length in ((3, 9), (1, 5), (1, 1), (2, 130)):
         feed = feeds(batch, length, masked=mask is not None)
@@ -212,6 +229,12 @@ def test_layers_share_a_mask_and_keep_their_names(tmp_path):
     assert sqnr_db(run(path, **feed)[0], run(target, **feed)[0]) > 40  # an activation on the edge of two codes: 1/255
 
 
+@pytest.mark.parametrize("mask", [least, late])
+def test_a_mask_is_bounded_before_it_is_expanded(tmp_path, mask):
+    order = [node.op_type for node in onnx.load(lowered(save(tmp_path / "m.onnx", mask))).graph.node]
+    assert order.index("Max") < order.index("Expand")
+
+
 def test_an_old_opset_is_left_alone(tmp_path):
     path = save(tmp_path / "m.onnx", least)
     model = onnx.load(path)
@@ -232,6 +255,20 @@ def quantized_scores(nodes, constants):
     nodes.insert(at, helper.make_node("QuantizeLinear", [nodes[at].input[0], "small", "zero"], ["sq"], "q"))
     nodes.insert(at + 1, helper.make_node("DequantizeLinear", ["sq", "small", "zero"], ["sd"], "dq"))
     nodes[at + 2].input[0] = "sd"
+
+
+def float_keys(nodes, constants):
+    node = next(node for node in nodes if node.name == "y_k")
+    constants["k_float"] = np.eye(WIDTH, dtype=np.float32)
+    node.CopyFrom(helper.make_node("MatMul", ["x", "k_float"], ["y_k"], "y_k"))
+
+
+def test_projections_may_be_float(tmp_path):
+    path = save(tmp_path / "m.onnx", least, change=float_keys)
+    target = lowered(path)
+    assert operators(target)["Attention"] == 1
+    feed = feeds(3, 9)
+    assert sqnr_db(run(path, **feed)[0], run(target, **feed)[0]) > CLOSE_DB
 
 
 def another_order(nodes, constants):

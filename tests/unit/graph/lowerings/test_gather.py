@@ -12,6 +12,7 @@ from qonnx_pipe.core.plan import QuantPlan
 from qonnx_pipe.core.qtype import QTYPES
 from qonnx_pipe.core.spec import QuantSpec
 from qonnx_pipe.graph import io
+from qonnx_pipe.graph.lowerings import gather
 from qonnx_pipe.graph.quantize import quantize
 from tests.unit.graph.lowerings.tiny import WIDTH, encode, outliers, quantized, run, table
 from tests.zoo import graphs
@@ -59,6 +60,18 @@ def test_rows_are_exactly_what_their_codes_say(tmp_path, spec):
     expected = fake_quantize(TABLE, encoding)
     for found, rows in zip(run(path, ids0=ids[0], ids1=ids[1]), ids, strict=True):
         np.testing.assert_array_equal(found, expected[rows])
+
+
+@pytest.mark.parametrize(("short", "order"), [(ROWS, ["Cast", "Mul", "Gather", "Gather"]), (ROWS - 1, None)])
+def test_a_short_table_becomes_floats_once_a_long_one_row_by_row(tmp_path, monkeypatch, short, order):
+    monkeypatch.setattr(gather, "SHORT", short)
+    path = quantized(lookups(tmp_path / "m.onnx"), plan(SPECS[2]), {})
+    ids = np.int64([[0, 39, 7], [7, 3, 3]]), np.int64([5, 5])
+    encoding, _ = encode(plan(SPECS[2]).entries[0], TABLE)
+    for found, rows in zip(run(path, ids0=ids[0], ids1=ids[1]), ids, strict=True):
+        np.testing.assert_array_equal(found, fake_quantize(TABLE, encoding)[rows])
+    made = [node.op_type for node in onnx.load(path).graph.node]
+    assert made == order if order else sorted(made) == sorted(["Gather", "Cast", "Mul"] * 2)
 
 
 def shape_of(spec):

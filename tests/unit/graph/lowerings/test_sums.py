@@ -1,4 +1,4 @@
-"""Residual sums in front of a normalisation are written as Sub or Sum, and nothing else is."""
+"""Sums in front of a normalisation, and of integer products, are written as Sub or Sum, and nothing else is."""
 
 import numpy as np
 import onnx
@@ -7,7 +7,7 @@ from onnx import helper
 
 from qonnx_pipe.graph import io
 from qonnx_pipe.graph.lowerings.emit import Emitter
-from qonnx_pipe.graph.lowerings.residual import keep_norms_apart, subtract_products
+from qonnx_pipe.graph.lowerings.sums import keep_norms_apart, subtract_products
 from tests.unit.graph.lowerings.tiny import WIDTH, outliers, run
 from tests.zoo import graphs
 
