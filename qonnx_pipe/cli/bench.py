@@ -22,6 +22,7 @@ Measured = list[tuple[Path, int, "Latency"]]
 @click.command(epilog=output.example("qpipe bench float/model.onnx model.onnx --shape 8x128 --threads 2"))
 @click.argument("models", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="MODEL.onnx...")
 @click.option("--provider", default="cpu", show_default=True, help="Execution provider.")
+@click.option("--no-fallback", is_flag=True, help="A provider that leaves a node to the CPU has failed.")
 @shape_option
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of a session; all cores by default.")
 @click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True, help="Interleaved rounds.")
@@ -31,6 +32,7 @@ def command(
     *,
     models: tuple[Path, ...],
     provider: str,
+    no_fallback: bool,
     shapes: tuple[tuple[int, int], ...],
     threads: int | None,
     rounds: int,
@@ -52,7 +54,7 @@ def command(
     with output.progress("timing", len(shapes)) as bar:
         for shape in shapes:
             inputs = made_up(list(ports.values()), *shape)
-            timings = race(models, inputs, provider, threads=threads, rounds=rounds)
+            timings = race(models, inputs, provider, threads=threads, rounds=rounds, fallback=not no_fallback)
             measured += zip(models, sizes, latencies(shape, timings), strict=True)
             bar.advance()
     if not as_json:

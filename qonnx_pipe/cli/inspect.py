@@ -50,8 +50,8 @@ def _kernels(model: Path, provider: str, summary: Summary) -> Kernels:
     from qonnx_pipe.runtime.shapes import made_up
 
     with Worker(model, provider) as worker:
-        optimized, events = worker.census(made_up(summary.inputs, *SHAPE))
-        return executed(linears(model), linears(optimized), events)
+        seen = worker.census(made_up(summary.inputs, *SHAPE))
+        return executed(linears(model), linears(seen.optimized) if seen.optimized else None, seen.events)
 
 
 def _contents(summary: Summary, size: SizeParts) -> Iterator[str]:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
 from qonnx_pipe.cli import output
+from qonnx_pipe.errors import ProviderError
+
+if TYPE_CHECKING:
+    from qonnx_pipe.runtime.providers import Provider
+
+PATIENCE_S = 60.0
+"""Seconds that a provider's library may take to load."""
 
 
 @click.command(epilog=output.example("qpipe providers"))
@@ -14,12 +24,33 @@ def command(as_json: bool) -> None:
     """List the execution providers that qpipe knows: version here, or how to get them."""
     from qonnx_pipe.runtime import providers
 
-    found = [providers.find(name) for name in providers.known()]
-    rows = [{"name": one.name, "title": one.title, "version": one.version(), "install": one.install} for one in found]
+    rows = [_row(providers.find(name)) for name in providers.known()]
     if as_json:
         output.emit_json({"version": 1, "providers": rows})
         return
     console = output.stdout()
     for row in rows:
-        state = f"version {row['version']}" if row["version"] else f"not here; to get it: {row['install']}"
+        state = f"not here; to get it: {row['install']}"
+        if row["version"]:
+            state = f"version {row['version']}" + (f", which cannot run: {row['problem']}" if row["problem"] else "")
         console.print(f"{row['name']}: {row['title']}, {state}", markup=False)
+
+
+def _row(provider: Provider) -> dict[str, str | None]:
+    """What is known of a provider; `problem`: why it cannot run although it is installed."""
+    from qonnx_pipe.runtime.client import Worker
+
+    version, problem = provider.version(), None
+    if version is not None:
+        try:
+            with Worker(Path(), provider.name, patience=PATIENCE_S) as worker:
+                worker.check()
+        except ProviderError as error:
+            problem = error.what
+    return {
+        "name": provider.name,
+        "title": provider.title,
+        "version": version,
+        "install": provider.install,
+        "problem": problem,
+    }

@@ -35,6 +35,7 @@ MODEL = click.Path(path_type=Path)
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Examples a run.")
 @click.option("--max-length", type=click.IntRange(min=1), default=128, show_default=True, help="Tokens a text.")
 @click.option("--provider", "providers", multiple=True, default=("cpu",), show_default=True, help="Where to run.")
+@click.option("--no-fallback", is_flag=True, help="A provider that leaves a node to the CPU has failed.")
 @shape_option
 @click.option("--gate", "gates", multiple=True, metavar="NAME=LIMIT", help="A limit; missing one exits with code 1.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of a session; all cores by default.")
@@ -48,6 +49,7 @@ def command(
     reference: Path,
     task: str,
     providers: tuple[str, ...],
+    no_fallback: bool,
     shapes: tuple[tuple[int, int], ...],
     gates: tuple[str, ...],
     threads: int | None,
@@ -77,6 +79,7 @@ def command(
             gates=limits,
             threads=threads,
             rounds=rounds,
+            fallback=not no_fallback,
             progress=say,
         )
     _report(verdict, out, as_json=as_json)

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from qonnx_pipe.core.partition import Partition
 from qonnx_pipe.core.verdict import Latency, Metric, Result, Verdict
 from qonnx_pipe.errors import GateFailed, ProviderError, QpipeError
 
@@ -68,6 +69,9 @@ def _results(provider: str, results: Sequence[Result]) -> Table:
     table.add_row("agreement", *(f"{one.fidelity.agreement:.2%}" if one.fidelity else MISSING for one in results))
     kernels = [one.kernels for one in results]
     table.add_row("int8 MatMuls", *(f"{seen.integer} of {seen.total}" if seen else MISSING for seen in kernels))
+    parts = [one.partition for one in results]
+    if provider != "cpu":
+        table.add_row("nodes taken", *(_taken(part) for part in parts))
     for shape in dict.fromkeys((seen.batch, seen.sequence) for result in results for seen in result.latency):
         found = [_latency(result, shape) for result in results]
         table.add_row(
@@ -77,6 +81,12 @@ def _results(provider: str, results: Sequence[Result]) -> Table:
         table.add_row("  speedup", *map(_speedup, found))
         table.add_row("  peak memory", *(f"{seen.peak_rss_mb:.0f} MB" if seen else MISSING for seen in found))
     return table
+
+
+def _taken(part: Partition | None) -> str:
+    if part is None:
+        return MISSING
+    return f"{part.assigned} of {part.nodes} in {part.subgraphs} piece{'s' if part.subgraphs != 1 else ''}"
 
 
 def _latency(result: Result, shape: tuple[int, int]) -> Latency | None:
@@ -113,6 +123,9 @@ def _notes(verdict: Verdict) -> Iterator[Text]:
     for result in verdict.results:
         if result.error:
             yield Text(f"{result.provider}: {result.model} model: {result.error}", "bold red")
+        for fallback in result.partition.fallbacks if result.partition else ():
+            nodes = f"{fallback.count} {fallback.op_type}"
+            yield Text(f"{result.provider}: {result.model} model: {nodes} fell back to {fallback.provider}", "yellow")
         if result.model == "quantized" and result.kernels:
             for reason, count in Counter(kernel.reason for kernel in result.kernels.floats).most_common():
                 yield Text(f"{result.provider}: {count} float MatMul{'s' if count > 1 else ''}: {reason}", "yellow")

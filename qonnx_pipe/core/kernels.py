@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,17 @@ class WeightMatMul:
 
 @dataclass(frozen=True)
 class Event:
-    """One node of the optimized graph as the profiler saw it: kernel, provider, mean duration in µs."""
+    """One node of the optimized graph as the profiler saw it: kernel, provider, mean duration in µs.
+
+    `mean_us` None where several nodes have one event. `integer`: whether it computed in integers, where the provider
+    says so itself; None where the operator tells.
+    """
 
     node: str
     op_type: str
     provider: str
-    mean_us: float
+    mean_us: float | None
+    integer: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -80,13 +85,21 @@ class Kernels:
         }
 
 
-def executed(written: Sequence[WeightMatMul], optimized: Sequence[WeightMatMul], events: Sequence[Event]) -> Kernels:
+def executed(
+    written: Sequence[WeightMatMul], optimized: Sequence[WeightMatMul] | None, events: Sequence[Event]
+) -> Kernels:
     """Join the file's weight MatMuls with onnxruntime's optimized graph and with the profile of a run.
 
     The weight's initializer is the first key, since fusions rename nodes more often than weights; among nodes that
-    share a weight, and where the weight was renamed, the node's name decides.
+    share a weight, and where the weight was renamed, the node's name decides. `optimized` None: the provider compiles
+    whole subgraphs, so that there is no such graph; its own events say what ran, mostly under the names of the file's
+    nodes. Nodes and events whose names are left over are each other's where they are as many, all in integers
+    or none.
     """
     seen = {event.node: event for event in events}
+    if optimized is None:
+        other = _renamed(written, events)
+        return Kernels(tuple(_compiled(node, seen.get(node.node, other)) for node in written))
     return Kernels(tuple(_kernel(node, _counterpart(node, optimized), seen) for node in written))
 
 
@@ -111,6 +124,25 @@ def _kernel(node: WeightMatMul, ran: WeightMatMul | None, seen: dict[str, Event]
         return Kernel(node.node, node.weight, ran.op_type, "", None, False, "the node did not run")
     reason = "" if ran.integer else _reason(node, event)
     return Kernel(node.node, node.weight, event.op_type, event.provider, event.mean_us, ran.integer, reason)
+
+
+def _renamed(written: Sequence[WeightMatMul], events: Sequence[Event]) -> Event | None:
+    """What all nodes ran whose names the provider changed; None where that cannot be told."""
+    names, seen = {node.node for node in written}, {event.node for event in events}
+    spare = [event for event in events if event.integer is not None and event.node not in names]
+    if len({event.integer for event in spare}) != 1 or len(spare) != len(names - seen):
+        return None
+    kernels = sorted({event.op_type for event in spare})
+    return replace(spare[0], op_type=" or ".join(kernels), mean_us=None)
+
+
+def _compiled(node: WeightMatMul, event: Event | None) -> Kernel:
+    if event is None:
+        reason = node.obstacle or "the provider compiled it under a name that cannot be told"
+        return Kernel(node.node, node.weight, "unknown", "", None, False, reason)
+    integer = node.integer if event.integer is None else event.integer
+    reason = "" if integer else node.obstacle or f"{event.provider} chose a float kernel: cause unknown"
+    return Kernel(node.node, node.weight, event.op_type, event.provider, event.mean_us, integer, reason)
 
 
 def _reason(node: WeightMatMul, event: Event) -> str:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from qonnx_pipe.core.kernels import Kernel, Kernels
+from qonnx_pipe.core.partition import Partition
 from qonnx_pipe.core.site import Skipped
 
 PROVIDER_FAILED = "provider failed"
@@ -113,6 +114,7 @@ class Result:
     latency: tuple[Latency, ...] = ()
     kernels: Kernels | None = None
     error: str = ""
+    partition: Partition | None = None
 
     def to_json(self) -> dict[str, object]:
         """Plain values; what was not measured is null, `error` stands only where there is one."""
@@ -124,6 +126,7 @@ class Result:
             "fidelity": self.fidelity and asdict(self.fidelity),
             "latency": [asdict(latency) for latency in self.latency],
             "kernels": self.kernels and self.kernels.to_json(),
+            "partition": self.partition and self.partition.to_json(),
         }
         return plain | ({"error": self.error} if self.error else {})
 
@@ -187,6 +190,7 @@ def _result(data: Mapping[str, Any]) -> Result:
         ),
         kernels and Kernels(tuple(Kernel(**node) for node in kernels["matmul_nodes"])),
         data.get("error", ""),
+        Partition.from_json(data["partition"]) if data.get("partition") else None,
     )
 
 

@@ -198,6 +198,7 @@ def validate(work: Work) -> Step:
             gates=settings.gates.limits,
             skipped=work.settled_plan.skipped,
             rounds=settings.latency.rounds,
+            fallback=settings.fallback,
             progress=lambda text: work.listen(Progress("validate", "step", text, 1)),
         )
         write_json(folder / "verdict.json", verdict.to_json())

@@ -130,10 +130,11 @@ class Quantize(Strict):
         description="Which activations are quantized. matmul_inputs (the default, fastest on the CPU): inputs of "
         "weight MatMuls; sums, norms and residuals stay float. full: every site of Bondarenko et al. 2021.",
     )
-    matmul: MatMulForm = Field(
-        default="integer",
-        description="How a weight MatMul is written. integer (the default): ONNX Runtime's MatMulIntegerToFloat with "
-        "the bias inside, fastest on the CPU. qdq: MatMul between QuantizeLinear and DequantizeLinear, standard ONNX.",
+    matmul: MatMulForm | None = Field(
+        default=None,
+        description="How a weight MatMul is written. integer (the default on target cpu): ONNX Runtime's "
+        "MatMulIntegerToFloat with the bias inside, fastest there. qdq (the default, and the only form, elsewhere): "
+        "MatMul between QuantizeLinear and DequantizeLinear, standard ONNX.",
     )
     bias_correction: bool = Field(
         default=False,
@@ -153,6 +154,18 @@ class Quantize(Strict):
         default=AdaRound(), description="How the rounding of weights with rounding: adaround is learned."
     )
     rules: tuple[Rule, ...] = Field(default=(), description="Exceptions, in order: later rules win, key by key.")
+
+    @model_validator(mode="after")
+    def _runs_there(self) -> Self:
+        if self.matmul == "integer" and self.target != "cpu":
+            fix = "leave quantize.matmul out, or write qdq"
+            raise mistake("target {target} has no such operator", key="matmul", fix=fix, target=self.target)
+        return self
+
+    @property
+    def matmul_form(self) -> MatMulForm:
+        """How weight MatMuls are written on the target."""
+        return self.matmul or ("integer" if self.target == "cpu" else "qdq")
 
     @property
     def learns_rounding(self) -> bool:

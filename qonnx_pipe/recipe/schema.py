@@ -103,6 +103,10 @@ class Validation(Strict):
     providers: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = Field(
         default=("cpu",), description="Execution providers to run on; `qpipe providers` lists those of this machine."
     )
+    fallback: bool = Field(
+        default=True,
+        description="false: a provider that leaves any node to the CPU has failed. true: such nodes are listed.",
+    )
     latency: Latency = Field(default=Latency(), description="How speed is measured.")
     gates: Gates = Field(default=Gates(), description="Limits that the verdict is judged by.")
 

@@ -3,30 +3,64 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnxruntime as ort
+
 from qonnx_pipe.core.kernels import Event
+from qonnx_pipe.core.partition import Fallback, Partition
+from qonnx_pipe.runtime import providers
 from qonnx_pipe.runtime.session import Arrays, Trace, open_session, run_session
 
 KERNEL = "_kernel_time"
 """How onnxruntime ends the name of an event that times a node's kernel."""
 
 
-def profile(
-    model: Path, inputs: Arrays, folder: Path, provider: str = "cpu", *, threads: int | None = None, runs: int = 3
-) -> tuple[Path, tuple[Event, ...]]:
-    """Path of the optimized graph (in `folder`), and one event for each of its nodes that ran.
+@dataclass(frozen=True)
+class Profile:
+    """The optimized graph (None where the provider compiles), an event for each node that ran, who took which nodes."""
 
-    Durations are means over `runs` runs, without a first one that pays for allocations.
+    optimized: Path | None
+    events: tuple[Event, ...]
+    partition: Partition | None
+
+
+def profile(
+    model: Path,
+    inputs: Arrays,
+    folder: Path,
+    provider: str = "cpu",
+    *,
+    threads: int | None = None,
+    runs: int = 3,
+    fallback: bool = True,
+) -> Profile:
+    """What runs of `model` used; files are left in `folder`.
+
+    Durations are means over `runs` runs, without a first one that pays for allocations. Errors as in `open_session`
+    and `run_session`.
     """
-    trace = Trace(folder / "optimized.onnx", folder / "profile")
-    session = open_session(model, provider, threads=threads, trace=trace)
+    known = providers.find(provider)
+    trace = Trace(None if known.compiles else folder / "optimized.onnx", folder / "profile")
+    session = open_session(model, provider, threads=threads, trace=trace, fallback=fallback)
     for _ in range(1 + runs):
         run_session(session, inputs, model=model, provider=provider)
-    log = Path(session.end_profiling())
-    return trace.optimized, events(json.loads(log.read_text(encoding="utf-8")))
+    log = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    return Profile(trace.optimized, (*events(log), *known.events(log)), partition(session, known.ep))
+
+
+def partition(session: ort.InferenceSession, ep: str) -> Partition | None:
+    """Who took which nodes, for a session that recorded it; None where this onnxruntime cannot say."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return None
+    pieces = [(piece.ep_name, piece.get_nodes()) for piece in session.get_provider_graph_assignment_info()]
+    elsewhere = Counter((node.op_type, name) for name, nodes in pieces for node in nodes if name != ep)
+    fallbacks = tuple(Fallback(*key, count) for key, count in sorted(elsewhere.items()))
+    subgraphs = sum(name == ep for name, _ in pieces)
+    return Partition(sum(len(nodes) for _, nodes in pieces), subgraphs, fallbacks)
 
 
 def events(log: list[dict[str, Any]]) -> tuple[Event, ...]:

@@ -20,7 +20,9 @@ import numpy.typing as npt
 from qonnx_pipe import errors
 from qonnx_pipe.core.files import writing
 from qonnx_pipe.core.kernels import Event
+from qonnx_pipe.core.partition import Partition
 from qonnx_pipe.errors import ProviderError, QpipeError
+from qonnx_pipe.runtime.census import Profile
 from qonnx_pipe.runtime.session import Arrays
 
 COMMAND = (sys.executable, "-m", "qonnx_pipe.runtime.worker")
@@ -44,11 +46,17 @@ class Worker:
         provider: str = "cpu",
         *,
         threads: int | None = None,
+        fallback: bool = True,
         patience: float = PATIENCE_S,
         command: Sequence[str] = COMMAND,
     ) -> None:
         self.model, self.provider = model, provider
-        self._session = {"model": str(model.absolute()), "provider": provider, "threads": threads}
+        self._session = {
+            "model": str(model.absolute()),
+            "provider": provider,
+            "threads": threads,
+            "fallback": fallback,
+        }
         self._patience, self._command = patience, command
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
 
@@ -87,10 +95,18 @@ class Worker:
                 yield {name: archive[name] for name in archive.files}
         self._request("close")
 
-    def census(self, inputs: Arrays) -> tuple[Path, tuple[Event, ...]]:
-        """The optimized graph (gone with the worker) and what each of its nodes ran."""
+    def census(self, inputs: Arrays) -> Profile:
+        """What runs used; the optimized graph is gone with the worker."""
         value = self._request("census", **self._session, inputs=self._save(inputs), folder=str(self._folder))
-        return Path(value["optimized"]), tuple(Event(**event) for event in value["events"])
+        return Profile(
+            value["optimized"] and Path(value["optimized"]),
+            tuple(Event(**event) for event in value["events"]),
+            value["partition"] and Partition.from_json(value["partition"]),
+        )
+
+    def check(self) -> None:
+        """ProviderError when no session could be given the provider; the model is not looked at."""
+        self._request("check", provider=self.provider)
 
     def time(self, inputs: Arrays, *, seconds: float, least: int, processor: bool = False) -> tuple[list[float], int]:
         """Seconds of every run of a fresh session, and the process's peak memory so far in bytes.

@@ -26,7 +26,13 @@ class Timing:
 
 
 def race(
-    models: Sequence[Path], inputs: Arrays, provider: str = "cpu", *, threads: int | None = None, rounds: int = ROUNDS
+    models: Sequence[Path],
+    inputs: Arrays,
+    provider: str = "cpu",
+    *,
+    threads: int | None = None,
+    rounds: int = ROUNDS,
+    fallback: bool = True,
 ) -> tuple[Timing, ...]:
     """One timing for each model, on the same inputs.
 
@@ -38,7 +44,7 @@ def race(
     peaks = [0] * len(models)
     order = list(range(len(models)))
     with ExitStack() as stack:
-        workers = [stack.enter_context(Worker(model, provider, threads=threads)) for model in models]
+        workers = [stack.enter_context(Worker(model, provider, threads=threads, fallback=fallback)) for model in models]
         for number in range(rounds):
             for i in order if number % 2 == 0 else reversed(order):
                 seconds, peaks[i] = workers[i].time(inputs, seconds=ROUND_S, least=LEAST_RUNS)

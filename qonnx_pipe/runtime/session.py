@@ -25,6 +25,12 @@ ERROR_SEVERITY = 3
 WEIGHTS_BESIDE = "session.optimized_model_external_initializers_file_name"
 """Option that keeps the optimized graph small, and below protobuf's 2 GiB for any model."""
 
+ASSIGNMENT = ("session.record_ep_graph_assignment_info", "1")
+"""Entry that lets a session tell which provider took which node."""
+
+WITHOUT_FALLBACK = ("session.disable_cpu_ep_fallback", "1")
+"""Entry that makes a node which no other provider took an error."""
+
 BAD_FILE = (codes.NoSuchFile, codes.InvalidProtobuf, codes.InvalidGraph, codes.NoModel)
 FAILURES = (
     codes.Fail,
@@ -41,9 +47,12 @@ FAILURES = (
 
 @dataclass(frozen=True)
 class Trace:
-    """Where a session leaves what a census reads: the optimized graph, and profiles that begin with a prefix."""
+    """Where a session leaves what a census reads: the optimized graph, and profiles that begin with a prefix.
 
-    optimized: Path
+    `optimized` None: no graph is written, as a session whose provider compiles cannot.
+    """
+
+    optimized: Path | None
     profile_prefix: Path
 
 
@@ -54,10 +63,12 @@ def open_session(
     threads: int | None = None,
     trace: Trace | None = None,
     memory_pattern: bool = True,
+    fallback: bool = True,
 ) -> ort.InferenceSession:
     """A session with every graph optimization on that the file does not forbid; `threads` default to all cores.
 
     `memory_pattern` off: nothing is kept for each shape of input, so that memory does not grow with their number.
+    `fallback` off: nodes that another provider than the CPU would leave to the CPU are an error.
     A file with SESSION_KEY in its metadata is opened a second time, with the entry that it asks for.
 
     Raises ModelError when the file is missing, no valid model, or asks for something unknown, ProviderError when the
@@ -71,11 +82,10 @@ def open_session(
     options.intra_op_num_threads = threads or cores()
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = memory_pattern
+    if not fallback and provider != "cpu":
+        options.add_session_config_entry(*WITHOUT_FALLBACK)
     if trace is not None:
-        options.optimized_model_filepath = str(trace.optimized)
-        options.add_session_config_entry(WEIGHTS_BESIDE, f"{trace.optimized.name}.data")
-        options.enable_profiling = True
-        options.profile_file_prefix = str(trace.profile_prefix)
+        _record(options, trace)
     arguments = providers.require(provider).session_arguments(options)
     try:
         session = ort.InferenceSession(str(model), options, **arguments)
@@ -88,6 +98,15 @@ def open_session(
             raise _provider_failed(provider, model, error) from error
         what, fix = f"onnxruntime cannot load the model: {_brief(error)}", "export or copy the file again"
         raise ModelError(what, where=str(model), fix=fix) from error
+
+
+def _record(options: ort.SessionOptions, trace: Trace) -> None:
+    if trace.optimized is not None:
+        options.optimized_model_filepath = str(trace.optimized)
+        options.add_session_config_entry(WEIGHTS_BESIDE, f"{trace.optimized.name}.data")
+    options.add_session_config_entry(*ASSIGNMENT)
+    options.enable_profiling = True
+    options.profile_file_prefix = str(trace.profile_prefix)
 
 
 def run_session(

@@ -18,6 +18,7 @@ import onnxruntime as ort
 
 from qonnx_pipe.core.files import writing
 from qonnx_pipe.errors import QpipeError
+from qonnx_pipe.runtime import providers
 from qonnx_pipe.runtime.census import profile
 from qonnx_pipe.runtime.machine import peak_rss
 from qonnx_pipe.runtime.session import open_session, run_session
@@ -34,10 +35,10 @@ class Commands:
     def __init__(self) -> None:
         self._opened: Opened | None = None
 
-    def open(self, model: str, provider: str, threads: int | None) -> None:
+    def open(self, *, model: str, provider: str, threads: int | None, fallback: bool) -> None:
         """Open a session, in place of the one before."""
         self._opened = None
-        self._opened = (open_session(Path(model), provider, threads=threads), Path(model), provider)
+        self._opened = (open_session(Path(model), provider, threads=threads, fallback=fallback), Path(model), provider)
 
     def run(self, inputs: str, outputs: str) -> None:
         """Run the open session on one .npz of inputs, write its outputs as .npz."""
@@ -52,10 +53,20 @@ class Commands:
         """Close the session."""
         self._opened = None
 
-    def census(self, model: str, provider: str, threads: int | None, inputs: str, folder: str) -> dict[str, object]:
-        """Profile a few runs: the optimized graph's path and its events."""
-        optimized, events = profile(Path(model), _arrays(inputs), Path(folder), provider, threads=threads)
-        return {"optimized": str(optimized), "events": [asdict(event) for event in events]}
+    def census(
+        self, *, model: str, provider: str, threads: int | None, fallback: bool, inputs: str, folder: str
+    ) -> dict[str, object]:
+        """Profile a few runs: the optimized graph's path, its events, who took which nodes."""
+        found = profile(Path(model), _arrays(inputs), Path(folder), provider, threads=threads, fallback=fallback)
+        return {
+            "optimized": found.optimized and str(found.optimized),
+            "events": [asdict(event) for event in found.events],
+            "partition": found.partition and found.partition.to_json(),
+        }
+
+    def check(self, provider: str) -> None:
+        """Whether a session could be given the provider: ProviderError says why not."""
+        providers.require(provider).session_arguments(ort.SessionOptions())
 
     def time(
         self,
@@ -63,6 +74,7 @@ class Commands:
         model: str,
         provider: str,
         threads: int | None,
+        fallback: bool,
         inputs: str,
         seconds: float,
         least: int,
@@ -74,7 +86,7 @@ class Commands:
         """
         clock = time.thread_time if processor else time.perf_counter
         arrays, path = _arrays(inputs), Path(model)
-        session = open_session(path, provider, threads=threads)
+        session = open_session(path, provider, threads=threads, fallback=fallback)
         for _ in range(WARM_UP):
             run_session(session, arrays, model=path, provider=provider)
         times: list[float] = []

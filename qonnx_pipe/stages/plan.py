@@ -21,7 +21,7 @@ from qonnx_pipe.recipe.quantize import Quantize
 LATER = "auto: resolved after calibration"
 """The reason of an entry whose form measured time and error will choose."""
 
-TARGETS = ("cpu",)
+TARGETS = ("cpu", "openvino")
 """Targets that have lowerings."""
 
 QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearMatMul"})
@@ -106,7 +106,7 @@ def _entry(choice: Choice, settings: Quantize) -> PlanEntry | Skipped:
         obstacle = _weight_obstacle(site, spec)
         if obstacle:
             return Skipped(site.id, obstacle)
-        form: Lowering = "gather_dq" if site.role in EMBEDDING_TABLES else settings.matmul
+        form: Lowering = "gather_dq" if site.role in EMBEDDING_TABLES else settings.matmul_form
         return PlanEntry(site, spec, form, choice.rule, choice.note or _weight_note(site, spec))
     if settings.placement != "full" and not site.feeds:
         reason = "placement matmul_inputs: only what enters a weight MatMul is quantized"
@@ -212,8 +212,8 @@ def _expansion_obstacle(site: Site, spec: QuantSpec) -> str:
 
 
 def _activation_note(site: Site, spec: QuantSpec, settings: Quantize) -> str:
-    if spec.dtype.bits == 16 and site.feeds:
+    if spec.dtype.bits == 16 and site.feeds and settings.target == "cpu":
         return "16-bit activations: the CPU provider runs the MatMuls that read this in float"
-    if settings.matmul == "qdq" and spec.dtype.signed and len(site.feeds) > 1:
+    if settings.target == "cpu" and settings.matmul_form == "qdq" and spec.dtype.signed and len(site.feeds) > 1:
         return "signed activations that feed several MatMuls stay float in the CPU provider on x86: use uint8"
     return ""

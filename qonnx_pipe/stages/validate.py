@@ -14,6 +14,7 @@ from qonnx_pipe.core.examples import Batch
 from qonnx_pipe.core.gates import check_names, judge
 from qonnx_pipe.core.kernels import Kernels, executed
 from qonnx_pipe.core.numerics import sqnr_db
+from qonnx_pipe.core.partition import Partition
 from qonnx_pipe.core.scores import accuracy, accuracy_drop, agreement
 from qonnx_pipe.core.site import Skipped
 from qonnx_pipe.core.verdict import PROVIDER_FAILED, Fidelity, Result, Size, Verdict
@@ -56,6 +57,7 @@ class _Evaluation:
     shapes: Sequence[Shape]
     threads: int | None
     rounds: int
+    fallback: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +80,7 @@ def validate(
     skipped: Sequence[Skipped] = (),
     threads: int | None = None,
     rounds: int = ROUNDS,
+    fallback: bool = True,
     progress: Say | None = None,
 ) -> Verdict:
     """Judge `model` against the float `reference` on every provider; `progress` hears what is being done.
@@ -85,7 +88,7 @@ def validate(
     Accuracy and fidelity come from all `batches`; everything is compared with the float model on the CPU. Speed is
     timed at each of `shapes` (batch, sequence) on the batches' own tokens; the gate on it takes the worst shape's
     median. A provider that fails, or a quantized model whose outputs are no numbers, is a result with an error, and
-    its gates fail; the others are still judged.
+    its gates fail; the others are still judged. Without `fallback` a provider that leaves a node to the CPU has failed.
 
     Raises ModelError for a file that is no model, DataError for data that do not fit or cannot be judged,
     NumericsError when the float model's outputs are no numbers, ProviderError when it fails on the CPU, UsageError
@@ -97,7 +100,7 @@ def validate(
         execution.require(provider)
     size = Size(size_parts(reference).total, (parts := size_parts(model)).total, parts, low_bit_bytes(model))
     found, names = tasks.find(task), id2label(reference) or id2label(model)
-    data = _Evaluation(found, batches, _labels(found, batches, names, gates), names, shapes, threads, rounds)
+    data = _Evaluation(found, batches, _labels(found, batches, names, gates), names, shapes, threads, rounds, fallback)
     say("cpu: float model: predictions")
     baseline = _predict(reference, REFERENCE_PROVIDER, data)
     results: list[Result] = []
@@ -134,7 +137,7 @@ def _labels(task: Task, batches: Sequence[Batch], names: Mapping[str, str], gate
 
 def _predict(path: Path, provider: str, data: _Evaluation) -> _Predictions:
     """Rows and classes for all batches; NumericsError when a row is no number."""
-    with Worker(path, provider, threads=data.threads) as worker:
+    with Worker(path, provider, threads=data.threads, fallback=data.fallback) as worker:
         outputs = worker.predict(batch.inputs for batch in data.batches)
         rows = np.concatenate([data.task.scored(*pair) for pair in zip(outputs, data.batches, strict=True)])
     if broken := int((~np.isfinite(rows)).any(axis=1).sum()):
@@ -151,10 +154,11 @@ def _judged(result: Result, path: Path, data: _Evaluation, baseline: _Prediction
     is_baseline = (result.model, result.provider) == ("float", REFERENCE_PROVIDER)
     try:
         seen = baseline if is_baseline else _predict(path, result.provider, data)
-        kernels = _kernels(path, result.provider, data)
+        kernels, partition = _kernels(path, result.provider, data)
     except (ProviderError, NumericsError) as failure:
         return replace(result, error=_reason(failure))
-    judged = replace(result, kernels=kernels, accuracy=accuracy(seen.classes, data.labels, name=data.task.metric))
+    score = accuracy(seen.classes, data.labels, name=data.task.metric)
+    judged = replace(result, kernels=kernels, partition=partition, accuracy=score)
     if is_baseline:
         return judged
     sqnr = float(np.clip(sqnr_db(baseline.rows, seen.rows), -NO_NOISE_DB, NO_NOISE_DB))
@@ -165,11 +169,12 @@ def _judged(result: Result, path: Path, data: _Evaluation, baseline: _Prediction
     )
 
 
-def _kernels(path: Path, provider: str, data: _Evaluation) -> Kernels:
-    with Worker(path, provider, threads=data.threads) as worker:
+def _kernels(path: Path, provider: str, data: _Evaluation) -> tuple[Kernels, Partition | None]:
+    with Worker(path, provider, threads=data.threads, fallback=data.fallback) as worker:
         shape = data.shapes[0] if data.shapes else KERNEL_SHAPE
-        optimized, events = worker.census(from_batches(data.batches, *shape))
-        return executed(linears(path), linears(optimized), events)
+        seen = worker.census(from_batches(data.batches, *shape))
+        optimized = linears(seen.optimized) if seen.optimized else None
+        return executed(linears(path), optimized, seen.events), seen.partition
 
 
 def _timed(pair: Sequence[Result], paths: Paths, data: _Evaluation, shape: Shape) -> list[Result]:
@@ -180,7 +185,9 @@ def _timed(pair: Sequence[Result], paths: Paths, data: _Evaluation, shape: Shape
         return results
     racers, inputs = [paths[i] for i in alive], from_batches(data.batches, *shape)
     try:
-        timings = race(racers, inputs, pair[0].provider, threads=data.threads, rounds=data.rounds)
+        timings = race(
+            racers, inputs, pair[0].provider, threads=data.threads, rounds=data.rounds, fallback=data.fallback
+        )
     except ProviderError as failure:
         culprits = [i for i in alive if Path(failure.where).absolute() == paths[i].absolute()] or alive
         for i in culprits:

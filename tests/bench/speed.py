@@ -119,5 +119,5 @@ def _rows(path: Path, contest: Contest) -> FloatArray:
 
 def _kernels(path: Path, contest: Contest) -> Kernels:
     with Worker(path, threads=THREADS) as worker:
-        optimized, events = worker.census(from_batches(contest.texts, 1, 16))
-        return executed(linears(path), linears(optimized), events)
+        seen = worker.census(from_batches(contest.texts, 1, 16))
+        return executed(linears(path), linears(seen.optimized) if seen.optimized else None, seen.events)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
+from qonnx_pipe.core.kernels import Event
 from qonnx_pipe.errors import ProviderError
 
 
@@ -19,11 +21,22 @@ class Provider(Protocol):
     install: str
     """How to get it."""
 
+    ep: str
+    """Name that onnxruntime gives it."""
+    compiles: bool
+    """Whether it takes whole subgraphs, so that onnxruntime cannot write the optimized graph."""
+
     def version(self) -> str | None:
-        """Version where it can run on this machine, None where it can not."""
+        """Version where it is installed, None where it is not."""
 
     def session_arguments(self, options: Any) -> dict[str, object]:
-        """Arguments of InferenceSession that choose it; may set what it needs in `options` (SessionOptions)."""
+        """Arguments of InferenceSession that choose it; may set what it needs in `options` (SessionOptions).
+
+        `options.intra_op_num_threads` is set already. ProviderError when there is no device for it.
+        """
+
+    def events(self, log: Sequence[dict[str, Any]]) -> tuple[Event, ...]:
+        """What a profile (its JSON) says of the provider's own kernels, where it compiles; else nothing."""
 
 
 def known() -> tuple[str, ...]:

@@ -3,10 +3,13 @@
 import json
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 from qonnx_pipe.cli import main
-from qonnx_pipe.runtime import race
+from qonnx_pipe.errors import ProviderError
+from qonnx_pipe.runtime import client, race
+from qonnx_pipe.runtime.providers import openvino
 from tests.zoo import graphs
 
 CLASSES = ("negative", "positive")
@@ -103,7 +106,21 @@ def test_inspect_tells_contents_and_kernels(models, capsys):
 
 def test_providers_lists_the_cpu(capsys):
     assert main(["providers", "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)["providers"]
-    assert [row["name"] for row in rows if row["version"]] == ["cpu"]
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["providers"]}
+    assert rows["cpu"]["version"] == ort.__version__
+    assert rows["cpu"]["problem"] is None
     assert main(["providers"]) == 0
     assert "cpu: CPU" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("version", "said"), [(None, "not here; to get it: pip install"), ("9.9", "which cannot run")])
+def test_providers_says_what_is_missing(monkeypatch, capsys, version, said):
+    """A package that is not there, or one that cannot be used here: the worker finds no such package."""
+    monkeypatch.setattr(type(openvino.PROVIDER), "version", lambda _: version)
+    monkeypatch.setattr(client.Worker, "check", refuse)
+    assert main(["providers"]) == 0
+    assert said in next(line for line in capsys.readouterr().out.splitlines() if line.startswith("openvino"))
+
+
+def refuse(worker):
+    raise ProviderError("no device", where=worker.provider)

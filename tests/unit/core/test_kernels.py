@@ -49,5 +49,41 @@ def test_a_float_kernel_without_a_known_obstacle_says_so():
     assert "cause unknown" in kernel.reason
 
 
+def compiled(node: str, kernel: str = "FullyConnected brgemm_I8", *, integer: bool = True) -> Event:
+    return Event(node, kernel, "OpenVINOExecutionProvider", 7.0, integer)
+
+
+def test_a_compiling_provider_says_itself_what_ran():
+    events = [compiled("a"), compiled("b", "FullyConnected gemm_f32", integer=False)]
+    first, second, third = executed(
+        [written("a", "w", "a rule of the CPU"), written("b", "v", "weight not quantized"), written("c", "u")],
+        None,
+        [*events, event("c", "MatMul")],
+    ).nodes
+    assert (first.kernel, first.integer, first.reason) == ("FullyConnected brgemm_I8", True, "")
+    assert (second.integer, second.reason, second.mean_us) == (False, "weight not quantized", 7.0)
+    assert (third.provider, third.integer) == ("CPUExecutionProvider", False), "what fell back is told too"
+
+
+def test_renamed_operations_are_those_that_are_left_when_all_are_alike():
+    nodes = [written("a", "w"), written("b", "v"), written("c", "u")]
+    kernels = executed(
+        nodes, None, [compiled("a"), compiled("MatMul_7"), compiled("MatMul_9", "FullyConnected amx_I8")]
+    )
+    assert kernels.integer == 3
+    assert [kernel.mean_us for kernel in kernels.nodes] == [7.0, None, None]
+    assert kernels.nodes[1].kernel == "FullyConnected amx_I8 or FullyConnected brgemm_I8"
+
+
+def test_renamed_operations_that_differ_or_are_fewer_stay_unknown():
+    nodes = [written("a", "w"), written("b", "v"), written("c", "u")]
+    mixed = [compiled("a"), compiled("MatMul_7"), compiled("MatMul_9", integer=False)]
+    for events in (mixed, mixed[:2]):
+        kernels = executed(nodes, None, events)
+        assert [kernel.kernel for kernel in kernels.nodes] == ["FullyConnected brgemm_I8", "unknown", "unknown"]
+        assert kernels.integer == 1
+        assert "cannot be told" in kernels.floats[0].reason
+
+
 def test_an_empty_file_has_no_fraction():
     assert Kernels(()).fraction is None

@@ -7,6 +7,7 @@ import pytest
 
 from qonnx_pipe.core.gates import judge
 from qonnx_pipe.core.kernels import Kernel, Kernels
+from qonnx_pipe.core.partition import Fallback, Partition
 from qonnx_pipe.core.site import Skipped
 from qonnx_pipe.core.verdict import Fidelity, Gate, Latency, Metric, Result, Size, SizeParts, Verdict
 from qonnx_pipe.errors import UsageError
@@ -29,6 +30,7 @@ QUANTIZED = Result(
         Latency(8, 128, 30.0, 33.0, 90, 2.4, (2.3, 2.5), 400.0),
     ),
     kernels=KERNELS,
+    partition=Partition(20, 2, (Fallback("Attention", "CPUExecutionProvider", 6),)),
 )
 SIZE = Size(400, 100, SizeParts(60, 20, 5, 15), 70)
 VERDICT = Verdict((Gate("speedup", 2.0, 2.4, True),), SIZE, (FLOAT, QUANTIZED), (Skipped("site", "why"),), {"cores": 2})
@@ -47,6 +49,7 @@ def test_json_has_the_shape_that_interface_md_promises():
     }
     quantized = data["results"][1]
     assert {"metric", "value", "n", "interval", "per_class"} <= quantized["accuracy"].keys()
+    assert {"nodes", "assigned", "subgraphs", "fallbacks"} == quantized["partition"].keys()
     assert quantized["fidelity"] == {"sqnr_db": 31.2, "agreement": 0.997}
     assert quantized["latency"][0].keys() == {
         *("batch", "sequence", "p50_ms", "p95_ms", "n", "speedup", "speedup_interval", "peak_rss_mb")

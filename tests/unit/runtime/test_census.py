@@ -14,8 +14,8 @@ X = np.random.default_rng(0).normal(size=(2, 4, graphs.WIDTH)).astype(np.float32
 
 
 def census(path, x=X) -> Kernels:
-    optimized, seen = profile(path, {"x": x}, path.parent)
-    return executed(linears(path), linears(optimized), seen)
+    seen = profile(path, {"x": x}, path.parent)
+    return executed(linears(path), linears(seen.optimized), seen.events)
 
 
 @pytest.mark.parametrize("options", [{}, {"kind": np.int8}, {"zero_point": False}, {"bias": "add"}, {"readers": 3}])

@@ -1,13 +1,10 @@
 """Sessions run models, and turn onnxruntime's failures into clear errors."""
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
 
 from qonnx_pipe.errors import DataError, ModelError, ProviderError
-from qonnx_pipe.runtime import providers
 from qonnx_pipe.runtime.session import evaluate, open_session
 from tests.zoo import graphs
 
@@ -65,23 +62,6 @@ def test_an_unknown_provider_lists_the_known_ones(tmp_path):
         open_session(graphs.float_matmul(tmp_path / "m.onnx"), "tpu")
     assert "cpu" in caught.value.fix
     assert caught.value.exit_code == 4
-
-
-def test_every_provider_file_says_what_it_is_and_how_to_get_it():
-    assert "cpu" in providers.known()
-    for name in providers.known():
-        provider = providers.find(name)
-        assert provider.name == name == Path(f"{name}.py").stem
-        assert provider.title
-        assert provider.install
-    assert providers.require("cpu").version()
-
-
-def test_a_provider_that_is_not_here_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr(type(providers.find("cpu")), "version", lambda _: None)
-    with pytest.raises(ProviderError, match="not available here") as caught:
-        providers.require("cpu")
-    assert caught.value.fix == "pip install onnxruntime"
 
 
 def test_a_file_can_ask_for_a_session_without_fusion(tmp_path):

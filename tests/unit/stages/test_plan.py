@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from qonnx_pipe.core.plan import PlanEntry, QuantPlan
 from qonnx_pipe.errors import ModelError, NumericsError, RecipeError
 from qonnx_pipe.recipe import load
-from qonnx_pipe.stages.plan import plan_stage, sites_of
+from qonnx_pipe.stages.plan import TARGETS, plan_stage, sites_of
 from tests.unit.recipe.texts import PLAIN, written
 from tests.zoo import graphs
 
@@ -207,6 +207,15 @@ def test_a_target_without_lowerings_is_refused_with_its_line(planned) -> None:
     assert (problem.key, problem.what) == ("quantize.target", "no lowerings for 'qnn' yet")
     assert problem.where.rpartition(":")[2].isdigit()
     assert "cpu" in problem.fix
+
+
+def test_for_openvino_matmuls_are_standard_onnx(planned) -> None:
+    """onnxruntime's own operator is for its own kernels."""
+    forms = {target: {entry.lowering for entry in planned(f"  target: {target}\n").quantized} for target in TARGETS}
+    assert "integer" in forms["cpu"]
+    assert "integer" not in forms["openvino"]
+    with pytest.raises(RecipeError, match="no such operator"):
+        planned("  target: openvino\n  matmul: integer\n")
 
 
 def test_a_rule_that_matches_nothing_is_refused(planned) -> None:

@@ -191,5 +191,6 @@ def kernels(path: Path, **inputs: np.ndarray) -> Kernels:
     """What onnxruntime ran for every weight MatMul of the file."""
     folder = path.parent / f"{path.stem}-profile"
     folder.mkdir()
-    optimized, events = profile(path, inputs, folder, runs=1)
-    return executed(linears(path), linears(optimized), events)
+    seen = profile(path, inputs, folder, runs=1)
+    assert seen.optimized is not None
+    return executed(linears(path), linears(seen.optimized), seen.events)

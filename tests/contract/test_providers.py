@@ -1,0 +1,108 @@
+"""Every execution provider: described, refused with a hint where it is not, and proven by what ran where it is."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from qonnx_pipe.core.kernels import executed
+from qonnx_pipe.core.numerics import sqnr_db
+from qonnx_pipe.errors import ProviderError
+from qonnx_pipe.graph.linears import linears
+from qonnx_pipe.runtime import providers
+from qonnx_pipe.runtime.client import Worker
+from qonnx_pipe.runtime.session import evaluate
+from tests.zoo import graphs
+
+X = np.random.default_rng(0).normal(size=(2, 4, graphs.WIDTH)).astype(np.float32)
+SAME_DB = 40.0
+"""Of a quantized product: one code of 255 more or less in a few places, where two providers round differently."""
+
+
+@pytest.fixture(params=providers.known())
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def here(name: str, tmp_path: Path) -> str:
+    """The provider's name, where it can run."""
+    if providers.find(name).version() is None:
+        pytest.skip(f"{name} is not installed")
+    try:
+        with Worker(tmp_path, name) as worker:
+            worker.check()
+    except ProviderError as error:
+        pytest.skip(f"{name}: {error.what}")
+    return name
+
+
+def with_a_stranger(path: Path) -> Path:
+    """A float product, and a hash that only onnxruntime's own kernels compute."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "weight"], ["y"], "matmul"),
+        helper.make_node("MurmurHash3", ["ids"], ["hash"], "hash", domain="com.microsoft", positive=0),
+    ]
+    shape = ["batch", "sequence", graphs.WIDTH]
+    inputs = [graphs.tensor("x", shape), graphs.tensor("ids", ["count"], TensorProto.INT32)]
+    outputs = [graphs.tensor("y", shape), graphs.tensor("hash", ["count"], TensorProto.INT32)]
+    return graphs.save(path, nodes, inputs, outputs, {"weight": graphs.weight()})
+
+
+def test_it_says_what_it_is_and_how_to_get_it(name: str) -> None:
+    provider = providers.find(name)
+    assert provider.name == name
+    assert provider.title
+    assert provider.install
+    assert provider.ep.endswith("ExecutionProvider")
+
+
+def test_where_it_is_not_it_says_how_to_get_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(providers.find(name)), "version", lambda _: None)
+    with pytest.raises(ProviderError, match="not available here") as caught:
+        providers.require(name)
+    assert caught.value.fix == providers.find(name).install
+
+
+def test_it_computes_what_the_cpu_computes(here: str, tmp_path: Path) -> None:
+    for path in (graphs.float_matmul(tmp_path / "float.onnx"), graphs.qdq_matmul(tmp_path / "qdq.onnx")):
+        with Worker(path, here, threads=1) as worker:
+            (found,) = worker.predict([{"x": X}])
+        for key, values in evaluate(path, {"x": X}).items():
+            assert sqnr_db(values, found[key]) > SAME_DB, path.name
+
+
+@pytest.mark.parametrize("integer", [False, True])
+def test_its_kernels_are_told_and_it_took_every_node(here: str, tmp_path: Path, integer: bool) -> None:
+    path = (graphs.qdq_matmul if integer else graphs.float_matmul)(tmp_path / "m.onnx")
+    with Worker(path, here, threads=1) as worker:
+        seen = worker.census({"x": X})
+        optimized = linears(seen.optimized) if seen.optimized else None
+    (kernel,) = executed(linears(path), optimized, seen.events).nodes
+    assert (kernel.integer, kernel.provider) == (integer, providers.find(here).ep)
+    assert kernel.reason == ("" if integer else "weight not quantized")
+    assert seen.partition is not None
+    assert (seen.partition.assigned, seen.partition.fallbacks) == (seen.partition.nodes, ())
+
+
+def test_what_it_leaves_to_the_cpu_is_listed_or_refused(here: str, tmp_path: Path) -> None:
+    path = with_a_stranger(tmp_path / "m.onnx")
+    inputs = {"x": X, "ids": np.int32([1, 2, 3])}
+    with Worker(path, here, threads=1) as worker:
+        seen = worker.census(inputs).partition
+    assert seen is not None
+    fell_back = [(one.op_type, one.count) for one in seen.fallbacks]
+    assert fell_back == ([] if here == "cpu" else [("MurmurHash3", 1)])
+    with Worker(path, here, threads=1, fallback=False) as worker:
+        if here == "cpu":
+            assert list(worker.predict([inputs]))
+            return
+        with pytest.raises(ProviderError, match="fallback to CPU EP has been explicitly disabled"):
+            list(worker.predict([inputs]))
+
+
+def test_it_can_be_timed(here: str, tmp_path: Path) -> None:
+    with Worker(graphs.qdq_matmul(tmp_path / "m.onnx"), here, threads=1) as worker:
+        times, _ = worker.time({"x": X}, seconds=0.0, least=3)
+    assert len(times) == 3

@@ -1,0 +1,1 @@
+"""Tests of qonnx_pipe.runtime.providers."""
