@@ -21,11 +21,11 @@ EP = "OpenVINOExecutionProvider"
 PREFIX = "OV::"
 """How the profile begins the names of OpenVINO's own operations."""
 
-INTEGER = ("_I8", "_U8")
-"""How OpenVINO ends the names of kernels that compute in integers, such as brgemm_avx512_I8."""
+INTEGER = ("_i8", "_u8")
+"""How OpenVINO ends the names of kernels that compute in integers, in any case: brgemm_avx512_I8."""
 
 WEIGHTED = "FullyConnected"
-"""OpenVINO's operation that multiplies by a constant matrix."""
+"""How OpenVINO begins the names of operations that multiply by a constant matrix."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class _OpenVino:
         durations: dict[tuple[str, str], list[float]] = defaultdict(list)
         for entry in log:
             detail = entry.get("args", {})
-            if entry["name"].startswith(PREFIX) and detail.get("ov_node_type") == WEIGHTED:
-                kernel = f"{WEIGHTED} {detail['ov_exec_type']}"
+            if entry["name"].startswith(PREFIX) and detail.get("ov_node_type", "").startswith(WEIGHTED):
+                kernel = f"{detail['ov_node_type']} {detail['ov_exec_type']}"
                 durations[entry["name"].removeprefix(PREFIX), kernel].append(float(entry["dur"]))
         return tuple(
-            Event(node, kernel, EP, sum(warm := times[1:] or times) / len(warm), kernel.endswith(INTEGER))
+            Event(node, kernel, EP, sum(warm := times[1:] or times) / len(warm), kernel.lower().endswith(INTEGER))
             for (node, kernel), times in durations.items()
         )
 

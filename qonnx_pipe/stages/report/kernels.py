@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from qonnx_pipe.core.kernels import Kernel
+from qonnx_pipe.core.partition import Partition
 from qonnx_pipe.core.plan import QuantPlan
 from qonnx_pipe.core.site import LAYER_ROLES, Role
 from qonnx_pipe.core.verdict import Result, Verdict
@@ -50,6 +51,7 @@ class KernelMap:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Cell | None, ...]], ...]
     floats: tuple[Kernel, ...]
+    partition: Partition | None = None
 
     @property
     def is_mixed(self) -> bool:
@@ -94,6 +96,7 @@ def _map(result: Result, baseline: Result | None, places: Mapping[str, Place]) -
         tuple(columns),
         tuple((row, tuple(cells.get((row, column)) for column in columns)) for row in rows),
         tuple(node for node in nodes if not node.integer),
+        result.partition,
     )
 
 

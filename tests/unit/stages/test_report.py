@@ -235,6 +235,17 @@ def test_two_providers_have_a_part_each(run):
     assert re.findall(r"<h3>(cpu|openvino)</h3>", page_of(run)) == ["cpu", "openvino"] * 2
 
 
+def test_what_a_provider_took_is_told(run):
+    def partition(verdict):
+        fallbacks = [{"op_type": "Attention", "provider": "CPUExecutionProvider", "count": 6}]
+        parts = {"nodes": 20, "subgraphs": 7, "fallbacks": fallbacks}
+        verdict["results"] = [{**result, "provider": "openvino", "partition": parts} for result in verdict["results"]]
+
+    rewrite(run / "verdict.json", partition)
+    text = Page(page_of(run)).text
+    assert "It took 14 of 20 nodes in 7 pieces; 6 Attention fell back to CPUExecutionProvider." in text
+
+
 def test_constant_and_whole_tensors(run):
     with np.load(run / "calibration.npz") as found:
         provenance = found["provenance"]

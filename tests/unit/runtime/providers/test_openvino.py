@@ -21,12 +21,14 @@ def test_events_are_the_products_with_weights_by_their_names_in_the_file():
         WHOLE,
         *(entry("a/MatMul", "brgemm_avx512_I8", micros) for micros in (90, 10, 20)),
         entry("b/MatMul", "gemm_mlas_f32", 7),
+        entry("c/MatMul", "brgemm_avx512_i8", 8, kind="FullyConnectedQuantizedLegacy"),
         entry("scores", "jit_avx512_f32", 3, kind="MatMul"),
     ]
     found = openvino.PROVIDER.events(log)
     assert found == (
         Event("a/MatMul", "FullyConnected brgemm_avx512_I8", openvino.EP, 15.0, integer=True),
         Event("b/MatMul", "FullyConnected gemm_mlas_f32", openvino.EP, 7.0, integer=False),
+        Event("c/MatMul", "FullyConnectedQuantizedLegacy brgemm_avx512_i8", openvino.EP, 8.0, integer=True),
     )
 
 
