@@ -1,4 +1,4 @@
-"""`qpipe bench`: several models side by side on one provider, interleaved, each in a process of its own."""
+"""`qpipe bench`: several models side by side on some providers, interleaved, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
     from qonnx_pipe.core.verdict import Latency
 
-Measured = list[tuple[Path, int, "Latency"]]
+Measured = list[tuple[Path, str, int, "Latency"]]
 
 
 @click.command(epilog=output.example("qpipe bench float/model.onnx model.onnx --shape 8x128 --threads 2"))
 @click.argument("models", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="MODEL.onnx...")
-@click.option("--provider", default="cpu", show_default=True, help="Execution provider.")
+@click.option("--provider", "providers", multiple=True, default=("cpu",), show_default=True, help="Where to run.")
 @click.option("--no-fallback", is_flag=True, help="A provider that leaves a node to the CPU has failed.")
 @shape_option
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of a session; all cores by default.")
@@ -31,38 +31,43 @@ Measured = list[tuple[Path, int, "Latency"]]
 def command(
     *,
     models: tuple[Path, ...],
-    provider: str,
+    providers: tuple[str, ...],
     no_fallback: bool,
     shapes: tuple[tuple[int, int], ...],
     threads: int | None,
     rounds: int,
     as_json: bool,
 ) -> None:
-    """Time MODELs against the first of them, on made-up tokens without padding.
+    """Time MODELs against the first of them on the first provider, on made-up tokens without padding.
 
     Speedups are medians over paired rounds, with 95 % bootstrap intervals.
     """
     from qonnx_pipe.graph.size import size_parts
     from qonnx_pipe.graph.summary import summarise
     from qonnx_pipe.runtime import machine
-    from qonnx_pipe.runtime.race import latencies, race
+    from qonnx_pipe.runtime.race import Racer, latencies, race
     from qonnx_pipe.runtime.shapes import made_up
 
-    sizes = [size_parts(model).total for model in models]
+    sizes = {model: size_parts(model).total for model in models}
+    racers = [Racer(model, provider) for provider in providers for model in models]
     ports = {port.name: port for model in models for port in summarise(model).inputs}
     measured: Measured = []
     with output.progress("timing", len(shapes)) as bar:
         for shape in shapes:
             inputs = made_up(list(ports.values()), *shape)
-            timings = race(models, inputs, provider, threads=threads, rounds=rounds, fallback=not no_fallback)
-            measured += zip(models, sizes, latencies(shape, timings), strict=True)
+            timings = race(racers, inputs, threads=threads, rounds=rounds, fallback=not no_fallback)
+            found = zip(racers, latencies(shape, timings), strict=True)
+            measured += [(one.model, one.provider, sizes[one.model], latency) for one, latency in found]
             bar.advance()
     if not as_json:
         output.stdout().print(_table(measured))
         return
-    rows = [{"model": str(model), "bytes": size, **asdict(latency)} for model, size, latency in measured]
+    rows = [
+        {"model": str(model), "provider": provider, "bytes": size, **asdict(latency)}
+        for model, provider, size, latency in measured
+    ]
     facts = {**machine.facts(), "threads": threads or machine.cores()}
-    output.emit_json({"version": 1, "provider": provider, "machine": facts, "results": rows})
+    output.emit_json({"version": 1, "provider": providers[0], "machine": facts, "results": rows})
 
 
 def _table(measured: Measured) -> Table:
@@ -70,12 +75,13 @@ def _table(measured: Measured) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("model", "MB", "shape", "p50 ms", "p95 ms", "speedup", "", "peak MB"):
-        table.add_column(column, justify="left" if column == "model" else "right")
-    for model, size, seen in measured:
+    for column in ("model", "provider", "MB", "shape", "p50 ms", "p95 ms", "speedup", "", "peak MB"):
+        table.add_column(column, justify="left" if column in ("model", "provider") else "right")
+    for model, provider, size, seen in measured:
         low, high = seen.speedup_interval or (0.0, 0.0)
         table.add_row(
             escape(str(model)),
+            provider,
             f"{size / 1e6:.1f}",
             f"{seen.batch}×{seen.sequence}",
             f"{seen.p50_ms:.1f}",

@@ -18,6 +18,14 @@ LEAST_RUNS = 3
 
 
 @dataclass(frozen=True)
+class Racer:
+    """A model on a provider."""
+
+    model: Path
+    provider: str = "cpu"
+
+
+@dataclass(frozen=True)
 class Timing:
     """Seconds of every run by round, and the peak memory in bytes of a process that did only this."""
 
@@ -26,25 +34,27 @@ class Timing:
 
 
 def race(
-    models: Sequence[Path],
+    racers: Sequence[Racer],
     inputs: Arrays,
-    provider: str = "cpu",
     *,
     threads: int | None = None,
     rounds: int = ROUNDS,
     fallback: bool = True,
 ) -> tuple[Timing, ...]:
-    """One timing for each model, on the same inputs.
+    """One timing for each racer, on the same inputs.
 
-    In every round each model in turn gets a fresh session, warms up, is timed for `ROUND_S` seconds (at least
+    In every round each racer in turn gets a fresh session, warms up, is timed for `ROUND_S` seconds (at least
     `LEAST_RUNS` runs) and closes its session: two live sessions would spin-wait against each other. Every other round
-    runs backwards (A B, B A, …), so that no model gains from its place. Raises what `Worker` raises.
+    runs backwards (A B, B A, …), so that none gains from its place. Raises what `Worker` raises.
     """
-    times: list[list[list[float]]] = [[] for _ in models]
-    peaks = [0] * len(models)
-    order = list(range(len(models)))
+    times: list[list[list[float]]] = [[] for _ in racers]
+    peaks = [0] * len(racers)
+    order = list(range(len(racers)))
     with ExitStack() as stack:
-        workers = [stack.enter_context(Worker(model, provider, threads=threads, fallback=fallback)) for model in models]
+        workers = [
+            stack.enter_context(Worker(racer.model, racer.provider, threads=threads, fallback=fallback))
+            for racer in racers
+        ]
         for number in range(rounds):
             for i in order if number % 2 == 0 else reversed(order):
                 seconds, peaks[i] = workers[i].time(inputs, seconds=ROUND_S, least=LEAST_RUNS)

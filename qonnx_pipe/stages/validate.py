@@ -25,7 +25,7 @@ from qonnx_pipe.graph.summary import id2label
 from qonnx_pipe.runtime import machine
 from qonnx_pipe.runtime import providers as execution
 from qonnx_pipe.runtime.client import Worker
-from qonnx_pipe.runtime.race import ROUNDS, latencies, race
+from qonnx_pipe.runtime.race import ROUNDS, Racer, latencies, race
 from qonnx_pipe.runtime.shapes import from_batches
 from qonnx_pipe.tasks import Labels, Task
 
@@ -183,11 +183,10 @@ def _timed(pair: Sequence[Result], paths: Paths, data: _Evaluation, shape: Shape
     alive = [i for i, result in enumerate(results) if not result.error]
     if not alive:
         return results
-    racers, inputs = [paths[i] for i in alive], from_batches(data.batches, *shape)
+    racers = [Racer(paths[i], pair[0].provider) for i in alive]
+    inputs = from_batches(data.batches, *shape)
     try:
-        timings = race(
-            racers, inputs, pair[0].provider, threads=data.threads, rounds=data.rounds, fallback=data.fallback
-        )
+        timings = race(racers, inputs, threads=data.threads, rounds=data.rounds, fallback=data.fallback)
     except ProviderError as failure:
         culprits = [i for i in alive if Path(failure.where).absolute() == paths[i].absolute()] or alive
         for i in culprits:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 
-from tests.bench import analysis, calibration, forms, ptq, quantizing, rerun, speed
+from tests.bench import analysis, calibration, forms, providers, ptq, quantizing, rerun, speed
 from tests.bench.outcome import Bound, Outcome, bounds_table, record
 
 BENCHMARKS: Mapping[str, Callable[[int], Outcome]] = {
@@ -19,6 +19,7 @@ BENCHMARKS: Mapping[str, Callable[[int], Outcome]] = {
     "forms": forms.forms,
     "analysis": analysis.analysis,
     "quantizing": quantizing.quantizing,
+    "openvino": providers.openvino,
     "ptq": ptq.ptq,
 }
 HOURS = frozenset({"ptq"})

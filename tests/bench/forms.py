@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from qonnx_pipe.recipe import load
 from qonnx_pipe.runtime.clock import speedup
-from qonnx_pipe.runtime.race import race
+from qonnx_pipe.runtime.race import Racer, race
 from qonnx_pipe.runtime.shapes import from_batches
 from tests.bench.made import QUICKSTART, Made, make
 from tests.bench.outcome import Outcome, at_most
@@ -60,9 +60,8 @@ def forms(rounds: int) -> Outcome:
     ]
     choice = plain.evaluation
     texts = plain.batches(choice, samples=64, batch_size=16, max_length=128)
-    timings = race(
-        [one.quantized for one in (plain, *made)], from_batches(texts, *SHAPE), threads=THREADS, rounds=rounds
-    )
+    racers = [Racer(one.quantized) for one in (plain, *made)]
+    timings = race(racers, from_batches(texts, *SHAPE), threads=THREADS, rounds=rounds)
     rows, bounds = [], []
     for form, timing in zip(FORMS, timings[1:], strict=True):
         ratio, (low, high) = speedup(timing.rounds, timings[0].rounds)

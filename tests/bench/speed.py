@@ -19,7 +19,7 @@ from qonnx_pipe.graph.linears import linears
 from qonnx_pipe.graph.size import size_parts
 from qonnx_pipe.runtime.client import Worker
 from qonnx_pipe.runtime.clock import speedup
-from qonnx_pipe.runtime.race import latencies, race
+from qonnx_pipe.runtime.race import Racer, latencies, race
 from qonnx_pipe.runtime.session import evaluate
 from qonnx_pipe.runtime.shapes import from_batches
 from tests.bench.made import Made, base, quickstart
@@ -75,7 +75,7 @@ def _speed(title: str, contest: Contest, rounds: int, *, least_speedup: float) -
     rows, bounds = [], []
     for shape in SHAPES:
         inputs = from_batches(contest.texts, *shape)
-        timings = race(list(contest.models.values()), inputs, threads=THREADS, rounds=rounds)
+        timings = race([Racer(path) for path in contest.models.values()], inputs, threads=THREADS, rounds=rounds)
         for name, seen in zip(contest.models, latencies(shape, timings), strict=True):
             low, high = seen.speedup_interval or (0.0, 0.0)
             times = (f"{seen.p50_ms:.2f}", f"{seen.p95_ms:.2f}", f"{seen.speedup:.2f}×", f"{low:.2f}–{high:.2f}")

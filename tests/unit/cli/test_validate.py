@@ -85,7 +85,7 @@ def test_bench_compares_with_the_first_model(models, capsys):
     words = ["bench", models[1], models[0], "--shape", "2x4", "--rounds", "2", "--threads", "1"]
     assert main([*words, "--json"]) == 0
     first, second = json.loads(capsys.readouterr().out)["results"]
-    assert (first["model"], first["speedup"]) == (models[1], 1.0)
+    assert (first["model"], first["provider"], first["speedup"]) == (models[1], "cpu", 1.0)
     assert (second["batch"], second["sequence"]) == (2, 4)
     assert second["speedup_interval"][0] <= second["speedup"] <= second["speedup_interval"][1]
     assert main(words) == 0

@@ -10,7 +10,7 @@ import pytest
 from qonnx_pipe.errors import DataError, ModelError, ProviderError
 from qonnx_pipe.runtime import client
 from qonnx_pipe.runtime.client import Worker
-from qonnx_pipe.runtime.race import latencies, race
+from qonnx_pipe.runtime.race import Racer, latencies, race
 from tests.zoo import graphs
 
 X = np.random.default_rng(0).normal(size=(2, 4, graphs.WIDTH)).astype(np.float32)
@@ -121,7 +121,7 @@ def test_leaving_a_worker_ends_its_process_and_removes_its_files(model):
 
 def test_a_race_gives_every_model_every_round(model, tmp_path):
     quantized = graphs.qdq_matmul(tmp_path / "q.onnx")
-    timings = race([model, quantized], {"x": X}, threads=1, rounds=2)
+    timings = race([Racer(model), Racer(quantized)], {"x": X}, threads=1, rounds=2)
     assert [len(timing.rounds) for timing in timings] == [2, 2]
     first, second = latencies((2, 4), timings)
     assert (first.speedup, first.speedup_interval) == (1.0, (1.0, 1.0))
