@@ -113,7 +113,7 @@ _LIBRARIES: dict[Stage, tuple[str, ...]] = {
     "plan": ("onnx", "onnx-ir"),
     "calibrate": ("onnxruntime", "onnx", "onnx-ir", "tokenizers", "numpy"),
     "round": ("torch", "onnxruntime", "onnx", "onnx-ir", "tokenizers", "numpy"),
-    "quantize": ("onnx", "onnx-ir", "numpy"),
-    "validate": ("onnxruntime", "tokenizers", "numpy"),
+    "quantize": ("onnxruntime", "onnx", "onnx-ir", "numpy"),
+    "validate": ("onnxruntime", "onnxruntime-ep-openvino", "tokenizers", "numpy"),
     "report": ("jinja2",),
 }
