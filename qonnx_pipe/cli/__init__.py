@@ -25,7 +25,7 @@ COMMANDS = {
     "validate": "Compare a model with its float reference: accuracy, speed, size, kernels.",
     "plan": "Show every site, its spec and the rule that chose it; change nothing.",
     "analyse": "See the outliers of a model, and which quantizers cost its accuracy.",
-    "bench": "Time several models side by side on one provider.",
+    "bench": "Time several models side by side, on one provider or several.",
     "inspect": "Show what an ONNX file holds: operators, bits per layer, size, kernels.",
     "providers": "List the execution providers of this machine.",
     "recipes": "List the recipes that come with qpipe.",

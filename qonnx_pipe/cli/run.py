@@ -9,6 +9,7 @@ import click
 
 from qonnx_pipe.cli import output
 from qonnx_pipe.cli.following import Follower
+from qonnx_pipe.cli.verdict_files import verdict_options, write_verdict
 
 if TYPE_CHECKING:
     from qonnx_pipe.pipeline import RunResult, Stage
@@ -35,6 +36,7 @@ STAGE = click.Choice(["export", "plan", "calibrate", "round", "quantize", "valid
 @output.set_option
 @click.option("--from", "first", type=STAGE, help="Make this stage and the later ones again, whatever is cached.")
 @click.option("--until", "last", type=STAGE, help="Stop after this stage.")
+@verdict_options
 @output.json_option
 @output.verbosity_options
 def command(
@@ -44,6 +46,8 @@ def command(
     overrides: tuple[str, ...],
     first: Stage | None,
     last: Stage | None,
+    junit: Path | None,
+    markdown: Path | None,
     as_json: bool,
 ) -> None:
     """Run RECIPE: export, plan, calibrate, quantize, validate, report.
@@ -60,6 +64,8 @@ def command(
         result = pipeline.run(loaded, folder, follower.hear, first=first, last=last)
     for reason in result.damaged:
         output.LOGGER.warning("a damaged cache entry was made again: %s", reason)
+    if result.verdict is not None:
+        write_verdict(result.verdict, junit=junit, markdown=markdown)
     if as_json:
         verdict = result.verdict and result.verdict.to_json()
         output.emit_json({"out": str(folder), "recomputed": list(result.recomputed), "verdict": verdict})

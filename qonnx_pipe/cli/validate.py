@@ -9,6 +9,7 @@ import click
 
 from qonnx_pipe.cli import output
 from qonnx_pipe.cli.shape import shape_option
+from qonnx_pipe.cli.verdict_files import verdict_options, write_verdict
 from qonnx_pipe.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ MODEL = click.Path(path_type=Path)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of a session; all cores by default.")
 @click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True, help="Interleaved timing rounds.")
 @output.out_option("Write the verdict as JSON to this file.", required=False)
+@verdict_options
 @output.json_option
 @output.verbosity_options
 def command(
@@ -55,6 +57,8 @@ def command(
     threads: int | None,
     rounds: int,
     out: Path | None,
+    junit: Path | None,
+    markdown: Path | None,
     as_json: bool,
     **data: Any,
 ) -> None:
@@ -82,6 +86,7 @@ def command(
             fallback=not no_fallback,
             progress=say,
         )
+    write_verdict(verdict, junit=junit, markdown=markdown)
     _report(verdict, out, as_json=as_json)
 
 

@@ -46,15 +46,19 @@ def failure(verdict: Verdict) -> QpipeError | None:
 def _gates(verdict: Verdict) -> Table:
     table = _table("gate", "measured", "limit", "")
     for gate in verdict.gates:
-        sign = "≤" if gate.name == "accuracy_drop" else "≥"
         mark = Text("passed", "green") if gate.passed else Text("failed", "bold red")
-        table.add_row(
-            gate.name, _gate_value(gate.name, gate.value), f"{sign} {_gate_value(gate.name, gate.limit)}", mark
-        )
+        limit = f"{gate_sign(gate.name)} {gate_value(gate.name, gate.limit)}"
+        table.add_row(gate.name, gate_value(gate.name, gate.value), limit, mark)
     return table
 
 
-def _gate_value(name: str, value: float | None) -> str:
+def gate_sign(name: str) -> str:
+    """How what was measured must stand to the limit."""
+    return "≤" if name == "accuracy_drop" else "≥"
+
+
+def gate_value(name: str, value: float | None) -> str:
+    """A gate's limit or measured value, for people."""
     if value is None:
         return "not measured"
     return f"{value:.2%}" if name in FRACTIONS else f"{value:.2f}"

@@ -1,8 +1,11 @@
 """Every recipe that comes with qpipe: loads, explains itself, is found by its name."""
 
+import importlib
+import shlex
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from qonnx_pipe.recipe import load
 from qonnx_pipe.recipe.library import find, folder, listed
@@ -26,6 +29,17 @@ def test_a_packaged_recipe(path: Path) -> None:
 def test_all_are_listed_with_a_description() -> None:
     assert [path.name for path, _, _ in listed()] == [path.name for path in RECIPES]
     assert all(len(description) > 20 for _, _, description in listed())
+
+
+def test_the_workflow_uses_options_that_there_are() -> None:
+    workflow = YAML(typ="safe").load(RECIPES[0].parent / "ci/quantize.yml")
+    steps = [step.get("run", "") for step in workflow["jobs"]["quantize"]["steps"]]
+    (words,) = [shlex.split(step) for step in steps if step.startswith("qpipe")]
+    command = importlib.import_module(f"qonnx_pipe.cli.{words[1]}").command
+    known = {name for parameter in command.params for name in parameter.opts}
+    asked = {word for word in words if word.startswith("--")}
+    assert asked <= known
+    assert {"--junit", "--markdown"} <= asked
 
 
 def test_an_existing_path_comes_before_a_packaged_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
