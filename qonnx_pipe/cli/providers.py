@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from qonnx_pipe.cli import output
-from qonnx_pipe.errors import ProviderError
 
 if TYPE_CHECKING:
     from qonnx_pipe.runtime.providers import Provider
-
-PATIENCE_S = 60.0
-"""Seconds that a provider's library may take to load."""
 
 
 @click.command(epilog=output.example("qpipe providers"))
@@ -38,19 +33,13 @@ def command(as_json: bool) -> None:
 
 def _row(provider: Provider) -> dict[str, str | None]:
     """What is known of a provider; `problem`: why it cannot run although it is installed."""
-    from qonnx_pipe.runtime.client import Worker
+    from qonnx_pipe.runtime.client import problem_of
 
-    version, problem = provider.version(), None
-    if version is not None:
-        try:
-            with Worker(Path(), provider.name, patience=PATIENCE_S) as worker:
-                worker.check()
-        except ProviderError as error:
-            problem = error.what
+    version = provider.version()
     return {
         "name": provider.name,
         "title": provider.title,
         "version": version,
         "install": provider.install,
-        "problem": problem,
+        "problem": (version and problem_of(provider.name)) or None,
     }

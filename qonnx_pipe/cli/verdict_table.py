@@ -74,7 +74,7 @@ def _results(provider: str, results: Sequence[Result]) -> Table:
     kernels = [one.kernels for one in results]
     table.add_row("int8 MatMuls", *(f"{seen.integer} of {seen.total}" if seen else MISSING for seen in kernels))
     parts = [one.partition for one in results]
-    if provider != "cpu":
+    if any(parts):
         table.add_row("nodes taken", *(_taken(part) for part in parts))
     for shape in dict.fromkeys((seen.batch, seen.sequence) for result in results for seen in result.latency):
         found = [_latency(result, shape) for result in results]

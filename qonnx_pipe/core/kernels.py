@@ -5,6 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
+FLOAT_WEIGHT = "weight not quantized"
+FLOAT_ACTIVATION = "activation not quantized"
+"""Obstacles on every provider."""
+
+INTEGER_OPS = {
+    "MatMulInteger": 1,
+    "MatMulIntegerToFloat": 1,
+    "DynamicQuantizeMatMul": 1,
+    "MatMulNBits": 1,
+    "QAttention": 1,
+    "QLinearMatMul": 3,
+    "QGemm": 3,
+}
+"""Operators that compute in integers (MatMulNBits only where it says so), and which input is the weight."""
+
 
 @dataclass(frozen=True)
 class WeightMatMul:
@@ -130,18 +145,24 @@ def _renamed(written: Sequence[WeightMatMul], events: Sequence[Event]) -> Event 
     """What all nodes ran whose names the provider changed; None where that cannot be told."""
     names, seen = {node.node for node in written}, {event.node for event in events}
     spare = [event for event in events if event.integer is not None and event.node not in names]
-    if len({event.integer for event in spare}) != 1 or len(spare) != len(names - seen):
+    unseen = [node for node in written if node.node not in seen]
+    if len({event.integer for event in spare}) != 1 or len(spare) != len(unseen):
         return None
     kernels = sorted({event.op_type for event in spare})
     return replace(spare[0], op_type=" or ".join(kernels), mean_us=None)
 
 
 def _compiled(node: WeightMatMul, event: Event | None) -> Kernel:
+    everywhere = node.obstacle if node.obstacle in (FLOAT_WEIGHT, FLOAT_ACTIVATION) else ""
     if event is None:
-        reason = node.obstacle or "the provider compiled it under a name that cannot be told"
+        reason = everywhere or "the provider compiled it under a name that cannot be told"
         return Kernel(node.node, node.weight, "unknown", "", None, False, reason)
-    integer = node.integer if event.integer is None else event.integer
-    reason = "" if integer else node.obstacle or f"{event.provider} chose a float kernel: cause unknown"
+    if event.integer is None:  # left to onnxruntime's own kernels
+        integer = node.integer if event.op_type == node.op_type else event.op_type in INTEGER_OPS
+        reason = "" if integer else _reason(node, event)
+    else:
+        integer = event.integer
+        reason = "" if integer else everywhere or f"{event.provider} chose a float kernel: cause unknown"
     return Kernel(node.node, node.weight, event.op_type, event.provider, event.mean_us, integer, reason)
 
 

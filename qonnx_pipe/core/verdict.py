@@ -104,7 +104,10 @@ class Latency:
 
 @dataclass(frozen=True)
 class Result:
-    """One model on one provider; `error` says why the rest is missing."""
+    """One model on one provider; `error` says why the rest is missing.
+
+    `partition`: what a provider that compiles took; None for one that runs node by node.
+    """
 
     provider: str
     model: str

@@ -6,23 +6,12 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from qonnx_pipe.core.kernels import WeightMatMul
+from qonnx_pipe.core.kernels import FLOAT_ACTIVATION, FLOAT_WEIGHT, INTEGER_OPS, WeightMatMul
 from qonnx_pipe.graph import io
 from qonnx_pipe.graph.walk import consumers, is_constant
 
 FLOAT_OPS = {"MatMul": 1, "Gemm": 1, "FusedMatMul": 1, "FusedGemm": 1, "GemmFloat8": 1, "Attention": 1}
 """Operators that compute in float, and which input is the weight."""
-
-INTEGER_OPS = {
-    "MatMulInteger": 1,
-    "MatMulIntegerToFloat": 1,
-    "DynamicQuantizeMatMul": 1,
-    "MatMulNBits": 1,
-    "QAttention": 1,
-    "QLinearMatMul": 3,
-    "QGemm": 3,
-}
-"""Operators that compute in integers (MatMulNBits only where it says so), and which input is the weight."""
 
 PLAIN_OPS = frozenset({"Cast", "Sub", "Mul", "Div", "Reshape"})
 """Operators that a plain weight is made of (`lowerings.plain`)."""
@@ -71,10 +60,10 @@ def _obstacle(node: ir.Node, weight: ir.Node | None) -> str:
     if node.op_type == "MatMulNBits":
         return f"MatMulNBits computes in float below accuracy_level {INT8_ACCURACY_LEVEL}"
     if weight is None:
-        return "weight not quantized"
+        return FLOAT_WEIGHT
     activation = _dequantize(node.inputs[0])
     if activation is None:
-        return "activation not quantized"
+        return FLOAT_ACTIVATION
     return _weight_obstacle(weight) or _activation_obstacle(activation) or _gemm_obstacle(node, weight)
 
 

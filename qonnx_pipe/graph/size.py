@@ -6,9 +6,10 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from qonnx_pipe.core.kernels import INTEGER_OPS
 from qonnx_pipe.core.verdict import SizeParts
 from qonnx_pipe.graph import io
-from qonnx_pipe.graph.linears import FLOAT_OPS, INTEGER_OPS, PLAIN_OPS, stored_codes
+from qonnx_pipe.graph.linears import FLOAT_OPS, PLAIN_OPS, stored_codes
 
 QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 BYTES = (ir.DataType.INT8, ir.DataType.UINT8)

@@ -18,6 +18,7 @@ from qonnx_pipe.pipeline.training import LIBRARIES, load_examples, source_of
 from qonnx_pipe.recipe import Recipe
 from qonnx_pipe.recipe.data import Calibration
 from qonnx_pipe.runtime import providers
+from qonnx_pipe.runtime.providers import ALWAYS_HERE
 from qonnx_pipe.source.checkpoint import Checkpoint
 from qonnx_pipe.store import Entry, Store
 
@@ -40,6 +41,8 @@ class Work:
         """Raise at once what unknown providers and unreadable data would raise after minutes of work."""
         for provider in self.recipe.validation.providers:
             providers.check_name(provider)
+            if "validate" in stages and provider != ALWAYS_HERE:
+                providers.require(provider)
         for stage, examples in (("calibrate", "calibration"), ("validate", "evaluation")):
             if stage in stages:
                 getattr(self, examples)

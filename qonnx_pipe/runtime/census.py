@@ -21,7 +21,7 @@ KERNEL = "_kernel_time"
 
 @dataclass(frozen=True)
 class Profile:
-    """The optimized graph (None where the provider compiles), an event for each node that ran, who took which nodes."""
+    """An event for each node that ran, and the optimized graph; where the provider compiles, who took which nodes."""
 
     optimized: Path | None
     events: tuple[Event, ...]
@@ -49,7 +49,8 @@ def profile(
     for _ in range(1 + runs):
         run_session(session, inputs, model=model, provider=provider)
     log = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    return Profile(trace.optimized, (*events(log), *known.events(log)), partition(session, known.ep))
+    pieces = partition(session, known.ep) if known.compiles else None
+    return Profile(trace.optimized, (*events(log), *known.events(log)), pieces)
 
 
 def partition(session: ort.InferenceSession, ep: str) -> Partition | None:

@@ -29,6 +29,9 @@ COMMAND = (sys.executable, "-m", "qonnx_pipe.runtime.worker")
 PATIENCE_S = 600.0
 """Seconds after which a silent worker counts as hanging."""
 
+LOADING_S = 60.0
+"""Seconds that a provider's library may take to load."""
+
 GOODBYE_S = 5.0
 """Seconds that a worker may live on after it closed its pipes."""
 
@@ -169,6 +172,16 @@ class Worker:
             where=str(self.model),
             fix="signal 9 mostly means too little memory: try smaller shapes; otherwise report it with this message",
         )
+
+
+def problem_of(provider: str) -> str:
+    """Why no session can be given a provider that is installed; "" where one can. A worker of its own asks."""
+    try:
+        with Worker(Path(), provider, patience=LOADING_S) as worker:
+            worker.check()
+    except ProviderError as error:
+        return error.what
+    return ""
 
 
 def _forward(stream: IO[str], lines: queue.SimpleQueue[str]) -> None:

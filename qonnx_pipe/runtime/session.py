@@ -82,7 +82,7 @@ def open_session(
     options.intra_op_num_threads = threads or cores()
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = memory_pattern
-    if not fallback and provider != "cpu":
+    if not fallback and provider != providers.ALWAYS_HERE:
         options.add_session_config_entry(*WITHOUT_FALLBACK)
     if trace is not None:
         _record(options, trace)

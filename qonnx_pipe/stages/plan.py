@@ -166,7 +166,8 @@ def _formed(entry: PlanEntry, settings: Quantize) -> tuple[PlanEntry, tuple[Skip
 
     One scale for the tensor: nothing to choose, unless a form is asked for. Groups: the form asked for; with "auto" the
     fold that smoothing or shifts ask for, and else what calibration finds best ("auto"), except under placement `full`,
-    where every reader gets the same tensor, and for tensors that no weight MatMul reads: these are split.
+    where every reader gets the same tensor, for tensors that no weight MatMul reads, and for other targets than the
+    CPU, on which forms are timed: these are split.
     """
     site, spec = entry.site, entry.spec
     assert spec is not None
@@ -184,7 +185,7 @@ def _formed(entry: PlanEntry, settings: Quantize) -> tuple[PlanEntry, tuple[Skip
     lowering: Lowering = "qdq"
     if spec.form == "auto":
         if grouped:
-            chosen_later = settings.placement != "full" and bool(site.feeds)
+            chosen_later = settings.target == "cpu" and settings.placement != "full" and bool(site.feeds)
             lowering = "fold" if spec.folds else "auto" if chosen_later else "split"
     elif spec.form != "split" or grouped:
         lowering = spec.form

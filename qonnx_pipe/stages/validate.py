@@ -106,7 +106,8 @@ def validate(
     results: list[Result] = []
     for provider in providers:
         results += _on_provider(provider, (reference, model), data, baseline, say)
-    facts = {**machine.facts(), "threads": threads or machine.cores()}
+    versions = {name: execution.require(name).version() or "" for name in providers if name != execution.ALWAYS_HERE}
+    facts = {**machine.facts(), **versions, "threads": threads or machine.cores()}
     return Verdict(judge(gates, size, results), size, tuple(results), tuple(skipped), facts)
 
 

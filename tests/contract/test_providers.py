@@ -11,7 +11,7 @@ from qonnx_pipe.core.numerics import sqnr_db
 from qonnx_pipe.errors import ProviderError
 from qonnx_pipe.graph.linears import linears
 from qonnx_pipe.runtime import providers
-from qonnx_pipe.runtime.client import Worker
+from qonnx_pipe.runtime.client import Worker, problem_of
 from qonnx_pipe.runtime.session import evaluate
 from tests.zoo import graphs
 
@@ -26,15 +26,12 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def here(name: str, tmp_path: Path) -> str:
+def here(name: str) -> str:
     """The provider's name, where it can run."""
     if providers.find(name).version() is None:
         pytest.skip(f"{name} is not installed")
-    try:
-        with Worker(tmp_path, name) as worker:
-            worker.check()
-    except ProviderError as error:
-        pytest.skip(f"{name}: {error.what}")
+    if problem := problem_of(name):
+        pytest.skip(f"{name}: {problem}")
     return name
 
 
@@ -82,8 +79,9 @@ def test_its_kernels_are_told_and_it_took_every_node(here: str, tmp_path: Path, 
     (kernel,) = executed(linears(path), optimized, seen.events).nodes
     assert (kernel.integer, kernel.provider) == (integer, providers.find(here).ep)
     assert kernel.reason == ("" if integer else "weight not quantized")
-    assert seen.partition is not None
-    assert (seen.partition.assigned, seen.partition.fallbacks) == (seen.partition.nodes, ())
+    assert (seen.partition is not None) == providers.find(here).compiles
+    if seen.partition is not None:
+        assert (seen.partition.subgraphs, seen.partition.fallbacks) == (1, ())
 
 
 def test_what_it_leaves_to_the_cpu_is_listed_or_refused(here: str, tmp_path: Path) -> None:
@@ -91,8 +89,7 @@ def test_what_it_leaves_to_the_cpu_is_listed_or_refused(here: str, tmp_path: Pat
     inputs = {"x": X, "ids": np.int32([1, 2, 3])}
     with Worker(path, here, threads=1) as worker:
         seen = worker.census(inputs).partition
-    assert seen is not None
-    fell_back = [(one.op_type, one.count) for one in seen.fallbacks]
+    fell_back = [(one.op_type, one.count) for one in seen.fallbacks] if seen is not None else []
     assert fell_back == ([] if here == "cpu" else [("MurmurHash3", 1)])
     with Worker(path, here, threads=1, fallback=False) as worker:
         if here == "cpu":

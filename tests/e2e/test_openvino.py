@@ -4,11 +4,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 
 from qonnx_pipe.cli import main
-from qonnx_pipe.errors import ProviderError
-from qonnx_pipe.runtime.client import Worker
+from qonnx_pipe.runtime.client import problem_of
 from qonnx_pipe.runtime.providers import openvino
 from tests.zoo.projects import make_project
 
@@ -17,15 +17,12 @@ SETS = ("validate.providers=[openvino]", "validate.gates={agreement: 0.5}")
 
 
 @pytest.fixture(autouse=True)
-def _device(tmp_path: Path) -> None:
+def _device() -> None:
     """Without OpenVINO's package, or without an Intel processor, there is nothing to run on."""
     if openvino.PROVIDER.version() is None:
         pytest.skip("OpenVINO's plugin is not installed")
-    try:
-        with Worker(tmp_path, "openvino") as worker:
-            worker.check()
-    except ProviderError as error:
-        pytest.skip(error.what)
+    if problem := problem_of("openvino"):
+        pytest.skip(problem)
 
 
 @pytest.fixture
@@ -44,9 +41,14 @@ def ran(
     return of
 
 
-def test_what_is_made_for_it_runs_in_one_piece_and_in_integers(ran: Callable[..., tuple[int, dict]]) -> None:
-    code, verdict = ran("quantize.target=openvino", "validate.fallback=false")
+def test_what_is_made_for_it_runs_in_one_piece_in_integers(
+    ran: Callable[..., tuple[int, dict]], tmp_path: Path
+) -> None:
+    rules = "quantize.rules=[{match: {role: ffn.activation}, activations: {lowering: expand, columns: 4}}]"
+    code, verdict = ran("quantize.target=openvino", "validate.fallback=false", rules)
     assert code == 0
+    model = onnx.load(tmp_path / "project" / "run" / "model.onnx")
+    assert {entry.domain for entry in model.opset_import} == {""}, "standard ONNX"
     quantized = verdict["results"][1]
     assert quantized["kernels"]["matmul_int8"] == quantized["kernels"]["matmul_total"] >= 12
     assert {node["provider"] for node in quantized["kernels"]["matmul_nodes"]} == {openvino.EP}

@@ -15,5 +15,5 @@
 | `attention` | position bias and mask that several layers add to their scores | one Add for all of them |
 | `sums` | Add before LayerNormalization | Sub or Sum, which onnxruntime does not fuse into a slower kernel |
 | `sums` | Sum of integer products | Sub of negated ones, which is faster |
-| `gather` | embedding table | Gather of codes → DequantizeLinear |
+| `gather` | embedding table | Gather of codes → DequantizeLinear or Cast and Mul, which come first for a short table |
 """

@@ -1,4 +1,4 @@
-"""Embedding tables: Gather of codes, then dequantization of the gathered rows only."""
+"""Embedding tables: Gather of codes, then dequantization of the gathered rows only; short tables once, at load."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from qonnx_pipe.core.encoding import EmbeddingGroups, Encoding, FloatArray, Windows
+from qonnx_pipe.core.encoding import EmbeddingGroups, Encoding, FloatArray
 from qonnx_pipe.core.granularity import PerChannel, PerGroup, PerTensor
 from qonnx_pipe.core.plan import Lowering
 from qonnx_pipe.graph.lowerings.activation import ActivationQuantizers, Piece
@@ -48,7 +48,7 @@ class LinearLowering:
 
     1. Both operands in 8 bits, form "integer": onnxruntime's MatMulIntegerToFloat on the codes, the bias inside; for
        an activation in K > 1 pieces K of them, on the rows of the weight that belong to the piece's dimensions, and a
-       Sum. What codes read too much (`Piece.surplus`) leaves the bias. Windows have no other form.
+       Sum. What codes read too much (`Piece.surplus`) leaves the bias.
     2. Form "qdq", activation per tensor: DQ(activation) × DQ(codes); onnxruntime makes MatMulIntegerToFloat of it and
        leaves the Add of the bias.
     3. As 2, Gemm or a rank-2 MatMul and Add, which onnxruntime turns into one: the bias becomes int32 with scale
@@ -75,8 +75,7 @@ class LinearLowering:
         """Rewrite one linear layer in place; the name of its output stays, and its own where it stays one node."""
         in_codes = weight is not None and activation is not None and self._reads_pieces(activation, weight)
         if in_codes and weight is not None and activation is not None:
-            written_out = form == "integer" or isinstance(activation.granularity, Windows)
-            if written_out and _has_integer_kernel(activation, weight.encoding):
+            if form == "integer" and _has_integer_kernel(activation, weight.encoding):
                 self._integer(linear, weight, self.activations.pieces(linear.source, activation))
                 return
             if not isinstance(activation.granularity, PerTensor) and not _is_one_group(activation):

@@ -10,6 +10,9 @@ from typing import Any, Protocol, cast
 from qonnx_pipe.core.kernels import Event
 from qonnx_pipe.errors import ProviderError
 
+ALWAYS_HERE = "cpu"
+"""The provider that comes with onnxruntime."""
+
 
 class Provider(Protocol):
     """What a file of this folder offers as `PROVIDER`."""
@@ -60,7 +63,7 @@ def find(name: str) -> Provider:
 
 
 def require(name: str) -> Provider:
-    """The provider of that name; ProviderError also when this machine cannot run it."""
+    """The provider of that name; ProviderError also when its package is not installed."""
     provider = find(name)
     if provider.version() is None:
         raise ProviderError(f"execution provider {name!r} is not available here", fix=provider.install)

@@ -31,7 +31,7 @@ WEIGHTED = "FullyConnected"
 @dataclass(frozen=True)
 class _OpenVino:
     name: str = "openvino"
-    title: str = "OpenVINO (Intel)"
+    title: str = "OpenVINO (Intel processors)"
     install: str = f"pip install {PACKAGE}; it works on Intel hardware only"
     ep: str = EP
     compiles: bool = True
@@ -43,10 +43,12 @@ class _OpenVino:
             return None
 
     def session_arguments(self, options: ort.SessionOptions) -> dict[str, object]:
-        devices = [device for device in _devices() if device.ep_name == EP]
+        kind = ort.OrtHardwareDeviceType.CPU
+        devices = [device for device in _devices() if device.ep_name == EP and device.device.type == kind]
         if not devices:
-            raise ProviderError(f"{PACKAGE} finds no Intel device here", fix="run on a machine with an Intel processor")
-        settings = {"CPU": {"INFERENCE_NUM_THREADS": options.intra_op_num_threads}}
+            raise ProviderError(f"{PACKAGE} finds no Intel processor here", fix="run on a machine that has one")
+        # Float is float32, as everywhere; left alone, OpenVINO takes bfloat16 where the processor has it.
+        settings = {"CPU": {"INFERENCE_NUM_THREADS": options.intra_op_num_threads, "INFERENCE_PRECISION_HINT": "f32"}}
         options.add_provider_for_devices(devices[:1], {"load_config": json.dumps(settings)})
         return {}
 

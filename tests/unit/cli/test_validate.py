@@ -115,7 +115,7 @@ def test_providers_lists_the_cpu(capsys):
 
 @pytest.mark.parametrize(("version", "said"), [(None, "not here; to get it: pip install"), ("9.9", "which cannot run")])
 def test_providers_says_what_is_missing(monkeypatch, capsys, version, said):
-    """A package that is not there, or one that cannot be used here: the worker finds no such package."""
+    """A package that is not there, and one that finds no device."""
     monkeypatch.setattr(type(openvino.PROVIDER), "version", lambda _: version)
     monkeypatch.setattr(client.Worker, "check", refuse)
     assert main(["providers"]) == 0

@@ -54,15 +54,31 @@ def compiled(node: str, kernel: str = "FullyConnected brgemm_I8", *, integer: bo
 
 
 def test_a_compiling_provider_says_itself_what_ran():
-    events = [compiled("a"), compiled("b", "FullyConnected gemm_f32", integer=False)]
-    first, second, third = executed(
-        [written("a", "w", "a rule of the CPU"), written("b", "v", "weight not quantized"), written("c", "u")],
+    names = ("b", "d")
+    events = [compiled("a"), *(compiled(name, "FullyConnected gemm_f32", integer=False) for name in names)]
+    rule = "a rule of the CPU"
+    first, second, third, fourth, fifth = executed(
+        [
+            written("a", "w", rule),
+            written("b", "v", "weight not quantized"),
+            written("c", "u", rule),
+            written("d", "t", rule),
+            written("e", "s"),
+        ],
         None,
-        [*events, event("c", "MatMul")],
+        [*events, event("c", "MatMul"), event("e")],
     ).nodes
     assert (first.kernel, first.integer, first.reason) == ("FullyConnected brgemm_I8", True, "")
     assert (second.integer, second.reason, second.mean_us) == (False, "weight not quantized", 7.0)
-    assert (third.provider, third.integer) == ("CPUExecutionProvider", False), "what fell back is told too"
+    assert (third.provider, third.integer, third.reason) == ("CPUExecutionProvider", False, rule), "it fell back"
+    assert "OpenVINOExecutionProvider chose a float kernel" in fourth.reason, "that rule is not OpenVINO's"
+    assert (fifth.provider, fifth.integer, fifth.reason) == ("CPUExecutionProvider", True, ""), "fused there"
+
+
+def test_nodes_without_names_are_counted_one_by_one():
+    nodes = [written("", "w"), written("", "v"), written("", "u")]
+    assert executed(nodes, None, [compiled("MatMul_7")]).integer == 0
+    assert executed(nodes, None, [compiled(f"MatMul_{i}") for i in range(3)]).integer == 3
 
 
 def test_renamed_operations_are_those_that_are_left_when_all_are_alike():

