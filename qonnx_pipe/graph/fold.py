@@ -32,6 +32,13 @@ class _Place:
     readers: tuple[Linear, ...]
     sums_to_one: bool = True
 
+    @property
+    def others(self) -> list[tuple[ir.Node, int]]:
+        """What reads the tensor's values besides the linear layers, and as which input."""
+        left_out = {reader.node for reader in self.readers}
+        usages = [(usage.node, usage.idx) for usage in self.value.uses() if usage.node not in left_out]
+        return [(node, index) for node, index in usages if node.op_type != "Shape"]
+
 
 class _Unlike(Exception):
     """Why a tensor cannot be folded."""
@@ -69,6 +76,12 @@ def obstacle(model: ir.Model, site: Site, *, shift: bool = False) -> str:
     except _Unlike as reason:
         return str(reason)
     return "" if place.sums_to_one or not shift else "rows of its probabilities may not sum to one: scales only"
+
+
+def restores(model: ir.Model, site: Site) -> bool:
+    """Whether scales of the site cost a Mul, for other readers than the linear layers; requires no `obstacle`."""
+    place = _place(model.graph, site)
+    return not isinstance(place.maker, Linear) and bool(place.others or place.value.is_graph_output())
 
 
 def weights_behind(model: ir.Model, site: Site) -> dict[str, FloatArray]:
@@ -190,8 +203,7 @@ def _fold_norm(emit: Emitter, norm: ir.Node, affine: Affine, name: str) -> None:
 
 def _restore(emit: Emitter, place: _Place, affine: Affine) -> dict[str, Affine]:
     """Give every reader but the linear layers s·x' + z; the layers' outputs that took in a z, by name."""
-    value, mine = place.value, {reader.node for reader in place.readers}
-    others = [usage for usage in value.uses() if usage.node not in mine and usage.node.op_type != "Shape"]
+    value, others = place.value, place.others
     if not others and not value.is_graph_output():
         return {}
     name = str(value.name)
@@ -199,7 +211,7 @@ def _restore(emit: Emitter, place: _Place, affine: Affine) -> dict[str, Affine]:
     if affine.scales:
         (scaled,) = emit.node("Mul", (value, emit.constant(f"{name}_fold_scale", affine.scale)), f"{name}_scaled")
         scaled.type, scaled.shape = value.type, value.shape
-    partners = [_partner(emit.graph, usage.node, value) for usage in others]
+    partners = [_partner(emit.graph, node, value) for node, _ in others]
     taken: dict[str, Affine] = {}
     restored = scaled
     if affine.shifts and (None in partners or value.is_graph_output()):
@@ -209,8 +221,8 @@ def _restore(emit: Emitter, place: _Place, affine: Affine) -> dict[str, Affine]:
         for partner in (partner for partner in partners if partner is not None):
             taken[str(partner.output.name)] = Affine.shifting(-affine.shift)
             rebias(emit, partner, affine.shift.__add__)
-    for usage in others:
-        usage.node.replace_input_with(usage.idx, restored)
+    for node, index in others:
+        node.replace_input_with(index, restored)
     if value.is_graph_output():
         emit.replace_output(value, restored)
     return taken

@@ -21,7 +21,7 @@ from qonnx_pipe.core.statistics import CalibrationTable, SiteStatistics
 from qonnx_pipe.errors import DataError
 from qonnx_pipe.graph import io
 from qonnx_pipe.graph.equalise import equalising
-from qonnx_pipe.graph.fold import fold, weights_behind
+from qonnx_pipe.graph.fold import fold, restores, weights_behind
 from qonnx_pipe.graph.permute import permute
 from qonnx_pipe.graph.quantize import quantize
 from qonnx_pipe.observers import OBSERVERS
@@ -141,7 +141,8 @@ def _fold(model: io.Model, plan: QuantPlan, table: CalibrationTable, orders: Map
             affines[site], encodings[site] = by_groups(_encode(entry, statistics[site], orders.get(site)))
             continue
         readers = [Reader(matrix, specs[name]) for name, matrix in weights_behind(model, entry.site).items()]
-        affines[site] = _chosen(entry, statistics[site], readers, plan)
+        costly = restores(model, entry.site)
+        affines[site] = _chosen(entry, statistics[site], readers, plan, costly=costly)
     if plan.equalise:
         others = [entry.site for site, entry in entries.items() if site not in affines]
         affines |= {site.id: scale for site, scale in equalising(model, others).items()}
@@ -151,13 +152,16 @@ def _fold(model: io.Model, plan: QuantPlan, table: CalibrationTable, orders: Map
     return _Folded(statistics, affines, encodings)
 
 
-def _chosen(entry: PlanEntry, statistics: SiteStatistics, readers: Sequence[Reader], plan: QuantPlan) -> Affine:
+def _chosen(
+    entry: PlanEntry, statistics: SiteStatistics, readers: Sequence[Reader], plan: QuantPlan, *, costly: bool
+) -> Affine:
     """The scale and shift of one site with one scale for the whole tensor."""
     assert entry.spec is not None
     if entry.spec.smooth:
         return smoothing(statistics, entry.spec, readers)
     try:
-        return search(statistics, entry.spec, readers, corrected=plan.bias_correction or entry.spec.shift)
+        corrected = plan.bias_correction or entry.spec.shift
+        return search(statistics, entry.spec, readers, corrected=corrected, costly=costly)
     except ValueError as error:
         raise DataError(str(error), where=entry.site.id, fix=TOKENS_FIX) from error
 

@@ -12,7 +12,7 @@ from qonnx_pipe.core.affine import Affine
 from qonnx_pipe.core.site import Role, Site
 from qonnx_pipe.graph import io
 from qonnx_pipe.graph.equalise import equalising, unequal
-from qonnx_pipe.graph.fold import fold, obstacle, weights_behind
+from qonnx_pipe.graph.fold import fold, obstacle, restores, weights_behind
 from tests.zoo import graphs
 
 WIDTH, OUT = 32, 24
@@ -190,6 +190,14 @@ def test_a_shift_alone_multiplies_nothing(tmp_path: Path) -> None:
     before, after = run(source, x := data()), run(tmp_path / "fold.onnx", x)
     for name, values in before.items():
         assert sqnr_db(values, after[name]) > NOISE_DB, name
+
+
+@pytest.mark.parametrize(("options", "costs"), [({}, True), ({"residual": False}, False), ({"partner": True}, True)])
+def test_whether_scales_cost_a_mul_is_told_before(tmp_path: Path, options: dict, costs: bool) -> None:
+    source = network(tmp_path / "float.onnx", **options)
+    assert restores(io.load(source), SITE) == costs
+    folded(source, tmp_path / "fold.onnx", {SITE: affine(shift=False)})
+    assert ("Mul" in operators(tmp_path / "fold.onnx")) == costs
 
 
 def test_constants_that_others_read_stay_as_they_are(tmp_path: Path) -> None:

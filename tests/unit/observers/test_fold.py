@@ -1,5 +1,7 @@
 """Scales and shifts follow their formulas, keep a group's codes, and a search never picks the worse."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -103,6 +105,20 @@ def test_a_search_beats_doing_nothing_and_a_typical_strength(shift: bool) -> Non
     assert noise(values, layers, found) < 0.2 * noise(values, layers, nothing)
     assert noise(values, layers, found) < noise(values, layers, smooth)
     assert found.shifts is shift, "the dimension that lies off centre asks for one"
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_scales_that_cost_a_mul_must_gain(wide: bool) -> None:
+    """Dimensions of like width need none; one of thirty times the width is worth it. A shift is always free."""
+    values = np.random.default_rng(5).normal(0, 1, (TOKENS, WIDTH)).astype(np.float32)
+    values[:, 7] += 25
+    values[:, 3] *= 30 if wide else 1.2
+    spec = replace(UINT8, shift=True)
+    free, costly = (search(statistics(values), spec, readers(), corrected=True, costly=flag) for flag in (False, True))
+    assert free.scales
+    assert costly.scales == wide
+    assert costly.shifts
+    np.testing.assert_array_equal(costly.shift, free.shift)
 
 
 def test_a_search_needs_tokens() -> None:
