@@ -9,7 +9,7 @@ import click
 
 from qonnx_pipe.cli import output
 from qonnx_pipe.cli.following import Follower
-from qonnx_pipe.cli.verdict_files import verdict_options, write_verdict
+from qonnx_pipe.cli.verdict_files import conclude, verdict_options
 
 if TYPE_CHECKING:
     from qonnx_pipe.pipeline import RunResult, Stage
@@ -55,7 +55,6 @@ def command(
     A stage whose inputs have not changed is taken from the cache; an interrupted run goes on where it stopped.
     """
     from qonnx_pipe import pipeline
-    from qonnx_pipe.cli.verdict_table import failure
     from qonnx_pipe.recipe import load
 
     loaded = load(recipe, overrides)
@@ -64,15 +63,13 @@ def command(
         result = pipeline.run(loaded, folder, follower.hear, first=first, last=last)
     for reason in result.damaged:
         output.LOGGER.warning("a damaged cache entry was made again: %s", reason)
-    if result.verdict is not None:
-        write_verdict(result.verdict, junit=junit, markdown=markdown)
     if as_json:
         verdict = result.verdict and result.verdict.to_json()
         output.emit_json({"out": str(folder), "recomputed": list(result.recomputed), "verdict": verdict})
     else:
         _show(result)
-    if result.verdict is not None and (error := failure(result.verdict)) is not None:
-        raise error
+    if result.verdict is not None:
+        conclude(result.verdict, junit=junit, markdown=markdown)
 
 
 def _show(result: RunResult) -> None:

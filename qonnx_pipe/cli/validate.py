@@ -9,7 +9,7 @@ import click
 
 from qonnx_pipe.cli import output
 from qonnx_pipe.cli.shape import shape_option
-from qonnx_pipe.cli.verdict_files import verdict_options, write_verdict
+from qonnx_pipe.cli.verdict_files import conclude, verdict_options
 from qonnx_pipe.errors import UsageError
 
 if TYPE_CHECKING:
@@ -86,13 +86,13 @@ def command(
             fallback=not no_fallback,
             progress=say,
         )
-    write_verdict(verdict, junit=junit, markdown=markdown)
     _report(verdict, out, as_json=as_json)
+    conclude(verdict, junit=junit, markdown=markdown)
 
 
 def _report(verdict: Verdict, out: Path | None, *, as_json: bool) -> None:
-    """Write and print the verdict, then raise the failure that it stands for."""
-    from qonnx_pipe.cli.verdict_table import failure, verdict_table
+    """Write and print the verdict."""
+    from qonnx_pipe.cli.verdict_table import verdict_table
     from qonnx_pipe.core.files import write_json
 
     if out is not None:
@@ -101,8 +101,6 @@ def _report(verdict: Verdict, out: Path | None, *, as_json: bool) -> None:
         output.emit_json(verdict.to_json())
     else:
         output.stdout().print(verdict_table(verdict))
-    if (error := failure(verdict)) is not None:
-        raise error
 
 
 def _limit(text: str) -> tuple[str, float]:

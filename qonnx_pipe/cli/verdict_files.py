@@ -30,14 +30,20 @@ def verdict_options(command: Command) -> Command:
     return command
 
 
-def write_verdict(verdict: Verdict, *, junit: Path | None, markdown: Path | None) -> None:
-    """Write the files that were asked for; raises as `core.files.writing` does."""
+def conclude(verdict: Verdict, *, junit: Path | None, markdown: Path | None) -> None:
+    """Write the files that were asked for, then raise the failure that the verdict stands for, if any.
+
+    To be called last, when the verdict itself is written and shown: raises as `core.files.writing` does, too.
+    """
+    from qonnx_pipe.cli.verdict_table import failure
     from qonnx_pipe.core.files import write_atomic
 
     if junit is not None:
         write_atomic(junit, junit_xml(verdict))
     if markdown is not None:
         write_atomic(markdown, markdown_text(verdict))
+    if (error := failure(verdict)) is not None:
+        raise error
 
 
 def junit_xml(verdict: Verdict) -> str:

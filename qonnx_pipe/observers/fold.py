@@ -28,7 +28,6 @@ TYPICAL = 0.8
 QUANTILES = (0.5, 0.9)
 """Shares of the dimensions that stay inside the threshold t, which a search tries."""
 
-
 LEAST_GAIN_DB = 4.0
 """What scales must gain over none where they cost a Mul: MiniLM's first three Muls gain 3.3 dB each at their sites, all
 together 0.5 dB at the output, and take 1 % of the time."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
@@ -45,6 +46,12 @@ def with_a_stranger(path: Path) -> Path:
     inputs = [graphs.tensor("x", shape), graphs.tensor("ids", ["count"], TensorProto.INT32)]
     outputs = [graphs.tensor("y", shape), graphs.tensor("hash", ["count"], TensorProto.INT32)]
     return graphs.save(path, nodes, inputs, outputs, {"weight": graphs.weight()})
+
+
+def test_the_cpu_is_always_here() -> None:
+    assert "cpu" in providers.known()
+    assert providers.require("cpu").version() == ort.__version__
+    assert providers.find("cpu").install == "pip install onnxruntime"
 
 
 def test_it_says_what_it_is_and_how_to_get_it(name: str) -> None:

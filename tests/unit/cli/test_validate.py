@@ -76,6 +76,16 @@ def test_bad_options(models, data, capsys, more, expected):
     assert "Traceback" not in printed.err
 
 
+def test_a_report_that_cannot_be_written_takes_nothing_along(models, data, tmp_path, capsys):
+    out, nowhere = tmp_path / "verdict.json", tmp_path / "data.npz" / "verdict.xml"
+    assert validate(models, data, "--out", str(out), "--junit", str(nowhere)) == 2
+    printed = capsys.readouterr()
+    assert "cannot be written" in printed.err
+    assert "Traceback" not in printed.err
+    assert "agreement" in printed.out
+    assert json.loads(out.read_bytes())["results"]
+
+
 def test_a_missing_model_is_exit_code_3(models, data, capsys):
     assert validate((f"{models[0]}.gone", models[1]), data) == 3
     assert "no such ONNX file" in capsys.readouterr().err

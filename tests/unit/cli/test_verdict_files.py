@@ -4,8 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
-from qonnx_pipe.cli.verdict_files import junit_xml, markdown_text, write_verdict
+import pytest
+
+from qonnx_pipe.cli.verdict_files import conclude, junit_xml, markdown_text
 from qonnx_pipe.core.verdict import Gate
+from qonnx_pipe.errors import ProviderError
 from tests.unit.core.test_verdict import FLOAT, QUANTIZED, VERDICT
 
 MISSED = Gate("accuracy_drop", 0.005, 0.01, False)
@@ -52,7 +55,13 @@ def test_a_verdict_that_passed_has_no_failure():
 
 
 def test_only_what_was_asked_for_is_written(tmp_path: Path):
-    write_verdict(VERDICT, junit=None, markdown=tmp_path / "new" / "verdict.md")
+    conclude(VERDICT, junit=None, markdown=tmp_path / "new" / "verdict.md")
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["verdict.md"]
-    write_verdict(VERDICT, junit=tmp_path / "verdict.xml", markdown=None)
+    conclude(VERDICT, junit=tmp_path / "verdict.xml", markdown=None)
     assert (tmp_path / "verdict.xml").read_text(encoding="utf-8").startswith("<?xml version='1.0'")
+
+
+def test_a_failure_is_raised_when_the_files_are_written(tmp_path: Path):
+    with pytest.raises(ProviderError):
+        conclude(VERDICTS, junit=tmp_path / "verdict.xml", markdown=tmp_path / "verdict.md")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["verdict.md", "verdict.xml"]
