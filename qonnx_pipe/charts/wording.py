@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 
-from qonnx_pipe.core.gates import MAXIMA
+from qonnx_pipe.core.gates import MAXIMA, PREFIX, measure
 from qonnx_pipe.core.verdict import Interval
 
 MISSING = "–"
 
 GATE_NAMES: Mapping[str, str] = {
+    "accuracy": "Accuracy",
     "accuracy_drop": "Accuracy drop",
     "speedup": "Speed-up",
     "int8_matmuls": "MatMuls in int8",
@@ -56,18 +58,26 @@ def between(interval: Interval | None, wording: Callable[[float], str]) -> str:
     return "" if interval is None else " … ".join(wording(bound) for bound in interval)
 
 
+def gate_name(name: str) -> str:
+    """A gate in words, a baseline's with the provider and the shape."""
+    words = GATE_NAMES.get(measure(name), measure(name))
+    where = re.sub(r" (\d+)x(\d+)]$", r", \1 × \2", name.partition("[")[2]).removesuffix("]")
+    return f"{words}, {where}" if where else f"{words}, baseline" if name.startswith(PREFIX) else words
+
+
 def gate(name: str, value: float | None) -> str:
     """A gate's value or limit in its unit."""
     if value is None:
         return "not measured"
-    if name in {"accuracy_drop", "agreement", "int8_matmuls"}:
-        return percent(value, 1 if name == "int8_matmuls" else 2)
-    return _minus(f"{value:.1f} dB") if name == "sqnr_db" else times(value)
+    what = measure(name)
+    if what in {"accuracy", "accuracy_drop", "agreement", "int8_matmuls"}:
+        return percent(value, 1 if what == "int8_matmuls" else 2)
+    return _minus(f"{value:.1f} dB") if what == "sqnr_db" else times(value)
 
 
 def gate_limit(name: str, limit: float) -> str:
     """A gate's limit with the side on which it lies."""
-    return f"{'≤' if name in MAXIMA else '≥'} {gate(name, limit)}"
+    return f"{'≤' if measure(name) in MAXIMA else '≥'} {gate(name, limit)}"
 
 
 def spans(numbers: Sequence[int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,7 @@ def command(
     overrides: tuple[str, ...],
     first: Stage | None,
     last: Stage | None,
+    baseline: Path | None,
     junit: Path | None,
     markdown: Path | None,
     as_json: bool,
@@ -57,6 +59,8 @@ def command(
     from qonnx_pipe import pipeline
     from qonnx_pipe.recipe import load
 
+    if baseline is not None:
+        overrides = (*overrides, f"validate.baseline={json.dumps(str(baseline.absolute()))}")
     loaded = load(recipe, overrides)
     folder = out or Path("runs") / loaded.name
     with Follower(quiet=as_json) as follower:

@@ -57,15 +57,18 @@ def command(
     threads: int | None,
     rounds: int,
     out: Path | None,
+    baseline: Path | None,
     junit: Path | None,
     markdown: Path | None,
     as_json: bool,
     **data: Any,
 ) -> None:
     """Compare MODEL with its float reference: accuracy, fidelity, speed, size, executed kernels."""
+    from qonnx_pipe.core.baseline import against
     from qonnx_pipe.stages.validate import validate
 
     limits = dict(map(_limit, gates))
+    before = _baseline(baseline, providers, task)
     batches = _batches(reference, model, **data)
     with output.progress("validating", 1 + len(providers) * (2 + len(shapes))) as bar:
 
@@ -86,6 +89,8 @@ def command(
             fallback=not no_fallback,
             progress=say,
         )
+    if before is not None:
+        verdict = against(verdict, before)
     _report(verdict, out, as_json=as_json)
     conclude(verdict, junit=junit, markdown=markdown)
 
@@ -101,6 +106,19 @@ def _report(verdict: Verdict, out: Path | None, *, as_json: bool) -> None:
         output.emit_json(verdict.to_json())
     else:
         output.stdout().print(verdict_table(verdict))
+
+
+def _baseline(path: Path | None, providers: tuple[str, ...], task: str) -> Verdict | None:
+    """The earlier verdict, read before any work."""
+    from qonnx_pipe import tasks
+    from qonnx_pipe.core.baseline import check_comparable
+    from qonnx_pipe.core.verdict_file import read_verdict
+
+    if path is None:
+        return None
+    verdict = read_verdict(path)
+    check_comparable(verdict, providers, tasks.find(task).metric, where=str(path))
+    return verdict
 
 
 def _limit(text: str) -> tuple[str, float]:

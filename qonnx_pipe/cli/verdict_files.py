@@ -20,9 +20,10 @@ NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd]")
 
 
 def verdict_options(command: Command) -> Command:
-    """--junit and --markdown."""
+    """--baseline, --junit and --markdown."""
     path = click.Path(path_type=Path)
     for option in (
+        click.option("--baseline", type=path, help="An earlier verdict.json: what is worse beyond noise exits with 1."),
         click.option("--markdown", type=path, help="Write the verdict as Markdown to this file."),
         click.option("--junit", type=path, help="Write gates and failures as JUnit XML to this file."),
     ):

@@ -9,12 +9,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from qonnx_pipe.core.gates import MAXIMA, measure
 from qonnx_pipe.core.partition import Partition
 from qonnx_pipe.core.verdict import Latency, Metric, Result, Verdict
 from qonnx_pipe.errors import GateFailed, ProviderError, QpipeError
 
 MISSING = "–"
-FRACTIONS = frozenset({"accuracy_drop", "agreement", "int8_matmuls"})
+FRACTIONS = frozenset({"accuracy", "accuracy_drop", "agreement", "int8_matmuls"})
 
 
 def verdict_table(verdict: Verdict) -> RenderableType:
@@ -40,7 +41,8 @@ def failure(verdict: Verdict) -> QpipeError | None:
     missed = [gate.name for gate in verdict.gates if not gate.passed]
     broken = [result.error for result in verdict.results if result.error]
     what = f"gates not passed: {', '.join(missed)}" if missed else broken[0]
-    return GateFailed(what, fix="change the recipe's rules, or its gates if the model is good enough")
+    fix = "change the recipe's rules, or its gates or baseline if the model is good enough"
+    return GateFailed(what, fix=fix)
 
 
 def _gates(verdict: Verdict) -> Table:
@@ -48,20 +50,20 @@ def _gates(verdict: Verdict) -> Table:
     for gate in verdict.gates:
         mark = Text("passed", "green") if gate.passed else Text("failed", "bold red")
         limit = f"{gate_sign(gate.name)} {gate_value(gate.name, gate.limit)}"
-        table.add_row(gate.name, gate_value(gate.name, gate.value), limit, mark)
+        table.add_row(Text(gate.name), gate_value(gate.name, gate.value), limit, mark)
     return table
 
 
 def gate_sign(name: str) -> str:
     """How what was measured must stand to the limit."""
-    return "≤" if name == "accuracy_drop" else "≥"
+    return "≤" if measure(name) in MAXIMA else "≥"
 
 
 def gate_value(name: str, value: float | None) -> str:
     """A gate's limit or measured value, for people."""
     if value is None:
         return "not measured"
-    return f"{value:.2%}" if name in FRACTIONS else f"{value:.2f}"
+    return f"{value:.2%}" if measure(name) in FRACTIONS else f"{value:.2f}"
 
 
 def _results(provider: str, results: Sequence[Result]) -> Table:

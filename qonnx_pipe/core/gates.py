@@ -10,6 +10,9 @@ from qonnx_pipe.errors import UsageError
 MAXIMA = frozenset({"accuracy_drop"})
 MINIMA = frozenset({"speedup", "int8_matmuls", "size_ratio", "sqnr_db", "agreement"})
 
+PREFIX = "baseline."
+"""How the gates begin that compare with an earlier verdict (`core.baseline`)."""
+
 
 def check_names(limits: Mapping[str, float]) -> None:
     """Raise UsageError for a gate that does not exist."""
@@ -25,13 +28,19 @@ def judge(limits: Mapping[str, float], size: Size, results: Sequence[Result]) ->
     """
     check_names(limits)
     quantized = [result for result in results if result.model == "quantized"]
-    return tuple(_gate(name, limit, _worst(name, size, quantized)) for name, limit in limits.items())
+    return tuple(gate(name, limit, _worst(name, size, quantized)) for name, limit in limits.items())
 
 
-def _gate(name: str, limit: float, value: float | None) -> Gate:
+def gate(name: str, limit: float, value: float | None) -> Gate:
+    """A gate as it was judged: what could not be measured fails."""
     if value is None:
         return Gate(name, limit, None, False)
-    return Gate(name, limit, value, value <= limit if name in MAXIMA else value >= limit)
+    return Gate(name, limit, value, value <= limit if measure(name) in MAXIMA else value >= limit)
+
+
+def measure(name: str) -> str:
+    """What a gate is about: a baseline's gates name the provider and the shape too."""
+    return name.removeprefix(PREFIX).partition("[")[0]
 
 
 def _worst(name: str, size: Size, results: Iterable[Result]) -> float | None:

@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 
 from qonnx_pipe import __version__
+from qonnx_pipe.core.artifact import sha256_json
+from qonnx_pipe.core.baseline import against
 from qonnx_pipe.core.files import write_json
 from qonnx_pipe.core.plan import QuantPlan
 from qonnx_pipe.core.statistics import CalibrationTable, Provenance, Requests
@@ -201,11 +203,21 @@ def validate(work: Work) -> Step:
             fallback=settings.fallback,
             progress=lambda text: work.listen(Progress("validate", "step", text, 1)),
         )
+        if work.baseline is not None:
+            verdict = against(verdict, work.baseline)
         write_json(folder / "verdict.json", verdict.to_json())
 
-    config = [task, settings.model_dump(mode="json"), choice.batch_size, choice.max_length, _hardware()]
+    config = [
+        task,
+        settings.model_dump(mode="json", exclude={"baseline"}),
+        choice.batch_size,
+        choice.max_length,
+        _hardware(),
+    ]
     inputs = work.digests("export", FLOAT, *TOKENIZER) | work.digests("plan")
     inputs |= {**work.digests("quantize", "model.onnx", "plan.json"), "data.evaluation": work.evaluation.sha256}
+    if work.baseline is not None:
+        inputs |= {"validate.baseline": sha256_json(work.baseline.to_json())}
     return Step("validate", config, inputs, build)
 
 

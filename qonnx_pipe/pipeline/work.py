@@ -9,9 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from qonnx_pipe import data
+from qonnx_pipe import data, tasks
+from qonnx_pipe.core.baseline import check_comparable
 from qonnx_pipe.core.examples import Batch, Examples
 from qonnx_pipe.core.plan import QuantPlan
+from qonnx_pipe.core.verdict import Verdict
+from qonnx_pipe.core.verdict_file import read_verdict
 from qonnx_pipe.errors import Problem, RecipeError
 from qonnx_pipe.pipeline.progress import Listener, Stage
 from qonnx_pipe.pipeline.training import LIBRARIES, load_examples, source_of
@@ -38,7 +41,7 @@ class Work:
     entries: dict[Stage, Entry] = field(default_factory=dict)
 
     def check(self, stages: Sequence[Stage]) -> None:
-        """Raise at once what unknown providers and unreadable data would raise after minutes of work."""
+        """Raise at once what unknown providers, unreadable data and baselines would raise after minutes of work."""
         for provider in self.recipe.validation.providers:
             providers.check_name(provider)
             if "validate" in stages and provider != ALWAYS_HERE:
@@ -46,6 +49,9 @@ class Work:
         for stage, examples in (("calibrate", "calibration"), ("validate", "evaluation")):
             if stage in stages:
                 getattr(self, examples)
+        if "validate" in stages and self.baseline is not None:
+            settings, metric = self.recipe.validation, tasks.find(self.recipe.model.task).metric
+            check_comparable(self.baseline, settings.providers, metric, where=str(settings.baseline_file))
 
     def choice(self, name: Literal["calibration", "evaluation"]) -> Calibration:
         """What the recipe says of these examples; RecipeError when it only trains."""
@@ -69,6 +75,12 @@ class Work:
     def evaluation(self) -> Examples:
         """The examples that the models are judged on."""
         return load_examples(self.choice("evaluation"))
+
+    @cached_property
+    def baseline(self) -> Verdict | None:
+        """The earlier verdict that the recipe compares with, if any."""
+        path = self.recipe.validation.baseline_file
+        return None if path is None else read_verdict(path)
 
     @cached_property
     def plan(self) -> QuantPlan:

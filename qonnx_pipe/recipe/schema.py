@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PrivateAttr, model_validator
@@ -97,7 +98,7 @@ class Gates(Strict):
         return {name: float(limit) for name, limit in self if limit is not None}
 
 
-class Validation(Strict):
+class Validation(Placed):
     """How the result is judged."""
 
     providers: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = Field(
@@ -109,6 +110,16 @@ class Validation(Strict):
     )
     latency: Latency = Field(default=Latency(), description="How speed is measured.")
     gates: Gates = Field(default=Gates(), description="Limits that the verdict is judged by.")
+    baseline: Text | None = Field(
+        default=None,
+        description="An earlier verdict.json of the same task and providers (relative: looked for beside the recipe, "
+        "then in the working directory). What is worse by more than noise fails a gate.",
+    )
+
+    @property
+    def baseline_file(self) -> Path | None:
+        """`baseline` as a path; None without one."""
+        return None if self.baseline is None else Path(self.located(self.baseline))
 
     @model_validator(mode="after")
     def _can_be_judged(self) -> Self:

@@ -69,6 +69,21 @@ def test_a_second_run_takes_everything_from_the_store(runner: Runner) -> None:
     assert result.verdict.passed
 
 
+def test_a_baseline_judges_anew_and_only_once(runner: Runner, tmp_path: Path) -> None:
+    shutil.copy(runner.project.out / "verdict.json", tmp_path / "old.json")
+    override = f"validate.baseline={tmp_path / 'old.json'}"
+    result = runner.run(override)
+    assert result.recomputed == ("validate", "report")
+    assert result.verdict is not None
+    assert {gate.name for gate in result.verdict.gates} >= {"baseline.size_ratio", "baseline.sqnr_db[cpu]"}
+    assert runner.run(override).recomputed == ()
+    shutil.move(tmp_path / "old.json", tmp_path / "moved.json")
+    assert runner.run(f"validate.baseline={tmp_path / 'moved.json'}").recomputed == (), "its content counts"
+    with pytest.raises(DataError, match="there is no such verdict"):
+        runner.run(override)
+    assert runner.run().recomputed == ()
+
+
 def test_another_run_directory_gets_the_same_files(runner: Runner, tmp_path: Path) -> None:
     assert runner.run(out=tmp_path / "other").recomputed == ()
     assert runner.bytes(tmp_path / "other") == runner.bytes()

@@ -94,7 +94,7 @@ def _gate(gate: Gate) -> GateRow:
     low, high = min(values), max(values)
     axis = Axis(low, high + 0.1 * (high - low) or 1.0)
     return GateRow(
-        wording.GATE_NAMES.get(gate.name, gate.name),
+        wording.gate_name(gate.name),
         wording.gate(gate.name, gate.value),
         wording.gate_limit(gate.name, gate.limit),
         gate.passed,

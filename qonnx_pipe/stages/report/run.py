@@ -16,6 +16,7 @@ from qonnx_pipe.core.encoding import Encoding
 from qonnx_pipe.core.plan import QuantPlan
 from qonnx_pipe.core.statistics import CalibrationTable, Provenance
 from qonnx_pipe.core.verdict import Verdict
+from qonnx_pipe.core.verdict_file import read_verdict
 from qonnx_pipe.errors import DataError
 
 Value = TypeVar("Value")
@@ -53,7 +54,7 @@ def read_run(folder: Path) -> Run:
     manifest = _read(folder / "manifest.json", _manifest)
     run = Run(
         name=manifest.recipe if manifest else folder.absolute().name,
-        verdict=_read(folder / "verdict.json", lambda path: Verdict.from_json(_json(path))),
+        verdict=_read(folder / "verdict.json", read_verdict),
         plan=_read(folder / "plan.json", lambda path: QuantPlan.from_json(_json(path))),
         encodings=_read(folder / "encodings.json", _encodings),
         manifest=manifest,

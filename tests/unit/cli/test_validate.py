@@ -1,6 +1,7 @@
 """`qpipe validate`, `bench`, `inspect`, `providers` on tiny models: output, JSON, exit codes."""
 
 import json
+import re
 
 import numpy as np
 import onnxruntime as ort
@@ -10,6 +11,7 @@ from qonnx_pipe.cli import main
 from qonnx_pipe.errors import ProviderError
 from qonnx_pipe.runtime import client, race
 from qonnx_pipe.runtime.providers import openvino
+from tests.unit.core.test_verdict import VERDICT
 from tests.zoo import graphs
 
 CLASSES = ("negative", "positive")
@@ -57,6 +59,54 @@ def test_a_missed_gate_is_exit_code_1_and_the_verdict_is_written(models, data, t
     assert verdict == json.loads(out.read_text())
     assert verdict["passed"] is False
     assert "sqnr_db" in printed.err
+
+
+def test_a_baseline_of_its_own_passes_and_a_better_one_fails(models, data, tmp_path, capsys):
+    first, out = tmp_path / "first.json", tmp_path / "verdict.json"
+    assert validate(models, data, "--out", str(first)) == 0
+    before = json.loads(first.read_text())
+    quantized = before["results"][1]
+    for timed in quantized["latency"]:
+        timed["speedup_interval"] = [1e-3, 1e3]  # what is timed here takes microseconds
+    first.write_text(json.dumps(before))
+    assert validate(models, data, "--baseline", str(first), "--out", str(out)) == 0
+    assert {gate["name"] for gate in json.loads(out.read_text())["gates"]} == {
+        "baseline.size_ratio",
+        *(f"baseline.{name}[cpu]" for name in ("accuracy", "accuracy_drop", "sqnr_db", "int8_matmuls")),
+        "baseline.speedup[cpu 1x4]",
+    }
+    quantized["fidelity"]["sqnr_db"] += 10
+    quantized["kernels"]["matmul_nodes"] = quantized["kernels"]["matmul_nodes"][:0]
+    first.write_text(json.dumps(before))
+    capsys.readouterr()
+    files = ("--junit", str(tmp_path / "v.xml"), "--markdown", str(tmp_path / "v.md"))
+    assert validate(models, data, "--baseline", str(first), *files) == 1
+    printed = capsys.readouterr()
+    assert "gates not passed: baseline.sqnr_db[cpu]" in printed.err
+    assert re.search(r"baseline.sqnr_db\[cpu\] +\d+\.\d\d +≥ \d+\.\d\d +failed", printed.out)
+    assert '<testcase classname="qpipe.gates" name="baseline.sqnr_db[cpu]">' in (tmp_path / "v.xml").read_text()
+    assert re.search(r"\| baseline.sqnr_db\[cpu\] \|.*\*\*failed\*\*", (tmp_path / "v.md").read_text())
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        (None, "there is no such verdict"),
+        ({"version": 9}, "a verdict of version 9"),
+        ({"results": []}, "the baseline judged nothing, this run judges cpu"),
+        ({"gates": 1}, "damaged"),
+    ],
+)
+def test_a_baseline_that_is_none_is_told(models, data, tmp_path, capsys, expected):
+    change, message = expected
+    path = tmp_path / "old.json"
+    if change is not None:
+        path.write_text(json.dumps(VERDICT.to_json() | change))
+    assert validate(models, data, "--baseline", str(path)) == 3
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert str(path) in printed.err
+    assert "Traceback" not in printed.err
 
 
 @pytest.mark.parametrize(
