@@ -24,3 +24,8 @@ def expose(model: Path, sites: Sequence[Site], target: Path) -> None:
         if not value.is_graph_output():
             loaded.graph.outputs.append(value)
     io.save(loaded, target)
+
+
+def named(model: Path) -> frozenset[str]:
+    """Names of all tensors that nodes of a model compute. Raises what `io.load` raises."""
+    return frozenset(str(value.name) for node in io.load(model).graph for value in node.outputs)

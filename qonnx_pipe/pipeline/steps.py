@@ -24,6 +24,8 @@ from qonnx_pipe.pipeline.work import FLOAT, TOKENIZER, Work, libraries
 from qonnx_pipe.runtime import machine
 from qonnx_pipe.store import key_of
 
+ENCODINGS = "encodings.json"
+
 
 @dataclass(frozen=True)
 class Step:
@@ -150,7 +152,7 @@ def quantize(work: Work) -> Step:
         metadata = {"qonnx_pipe.recipe": name, "qonnx_pipe.version": __version__}
         settled, target = _settled(work, table, folder), folder / "model.onnx"
         encodings = quantize_stage(work.float_model, settled, table, target, rounded=rounded, metadata=metadata)
-        write_json(folder / "encodings.json", encodings.to_json())
+        write_json(folder / ENCODINGS, encodings.to_json())
 
     inputs = work.digests("export", FLOAT) | work.digests("plan") | work.digests("calibrate")
     inputs |= work.digests("round") if "round" in work.entries else {}
@@ -182,19 +184,21 @@ def _hardware() -> list[str | int]:
 
 
 def validate(work: Work) -> Step:
-    """Quantized model beside the float one → verdict."""
+    """Quantized model beside the float one → verdict, and how far they are apart layer by layer."""
     settings, choice, task = work.recipe.validation, work.choice("evaluation"), work.recipe.model.task
 
     def build(folder: Path) -> None:
+        from qonnx_pipe.stages.trace import changes, trace_stage
         from qonnx_pipe.stages.validate import validate as judge
 
-        steps = 1 + len(settings.providers) * (2 + len(settings.latency.shapes))
+        steps = 2 + len(settings.providers) * (2 + len(settings.latency.shapes))
         work.listen(Progress("validate", "start", "validating", steps))
+        model, batches = work.file("quantize", "model.onnx"), work.batches(work.evaluation, choice, sort=True)
         verdict = judge(
-            work.file("quantize", "model.onnx"),
+            model,
             work.float_model,
             task=task,
-            batches=work.batches(work.evaluation, choice, sort=True),
+            batches=batches,
             providers=settings.providers,
             shapes=settings.latency.shapes,
             gates=settings.gates.limits,
@@ -206,6 +210,11 @@ def validate(work: Work) -> Step:
         if work.baseline is not None:
             verdict = against(verdict, work.baseline)
         write_json(folder / "verdict.json", verdict.to_json())
+        work.listen(Progress("validate", "step", "layers", 1))
+        sites, changed = work.settled_plan.sites, changes(json.loads(work.file("quantize", ENCODINGS).read_bytes()))
+        place = work.store.workdir(step.key)
+        layers = trace_stage(model, work.float_model, sites, changed, batches, workdir=place)
+        write_json(folder / "layers.json", layers.to_json())
 
     config = [
         task,
@@ -215,10 +224,14 @@ def validate(work: Work) -> Step:
         _hardware(),
     ]
     inputs = work.digests("export", FLOAT, *TOKENIZER) | work.digests("plan")
-    inputs |= {**work.digests("quantize", "model.onnx", "plan.json"), "data.evaluation": work.evaluation.sha256}
+    inputs |= {
+        **work.digests("quantize", "model.onnx", "plan.json", ENCODINGS),
+        "data.evaluation": work.evaluation.sha256,
+    }
     if work.baseline is not None:
         inputs |= {"validate.baseline": sha256_json(work.baseline.to_json())}
-    return Step("validate", config, inputs, build)
+    step = Step("validate", config, inputs, build)
+    return step
 
 
 def report(work: Work) -> Step:

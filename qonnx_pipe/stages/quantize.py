@@ -38,13 +38,15 @@ class Encodings:
     """Every encoding of a quantized model, by site id.
 
     `folds`: what each dimension of a site went through before its encoding holds. `corrections`: by linear layer, the
-    root mean square of what was added to its bias, in units of its output.
+    root mean square of what was added to its bias, in units of its output. `orders`: which original dimension stands
+    where, at sites whose tensor the graph computes in another order; folds are in that order.
     """
 
     activations: Mapping[str, Encoding]
     weights: Mapping[str, Encoding]
     folds: Mapping[str, Affine]
     corrections: Mapping[str, float]
+    orders: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         """Plain values for `encodings.json`."""
@@ -57,6 +59,7 @@ class Encodings:
                 site: fold.shift.astype(np.float64).tolist() for site, fold in self.folds.items() if fold.shifts
             },
             "bias_corrections": dict(self.corrections),
+            "orders": {site: list(order) for site, order in self.orders.items()},
         }
 
 
@@ -78,7 +81,7 @@ def quantize_stage(
     """
     loaded = io.load(model)
     io.detach(loaded)
-    table, orders = _permute(loaded, plan, table)
+    table, orders, done = _permute(loaded, plan, table)
     folded = _fold(loaded, plan, table, orders)
     activations = folded.encodings | {
         entry.site.id: _encode(entry, folded.statistics[entry.site.id], orders.get(entry.site.id))
@@ -90,25 +93,31 @@ def quantize_stage(
     loaded.producer_name, loaded.producer_version = "qonnx-pipe", __version__
     loaded.metadata_props.update(metadata or {})
     io.save(loaded, target)
-    return Encodings(activations, weights, folded.affines, correction.sizes)
+    return Encodings(activations, weights, folded.affines, correction.sizes, done)
 
 
 def fold_stage(model: Path, plan: QuantPlan, table: CalibrationTable, target: Path) -> None:
     """Write the float model to `target` as it is when its weights are quantized; errors as in `quantize_stage`."""
     loaded = io.load(model)
-    _fold(loaded, plan, *_permute(loaded, plan, table))
+    table, orders, _ = _permute(loaded, plan, table)
+    _fold(loaded, plan, table, orders)
     io.save(loaded, target)
 
 
-def _permute(
-    model: io.Model, plan: QuantPlan, table: CalibrationTable
-) -> tuple[CalibrationTable, Mapping[str, Sequence[int]]]:
-    """Fold shared orders of dimensions in place; the statistics in the new order, and each site's order of groups."""
+Orders = Mapping[str, Sequence[int]]
+
+
+def _permute(model: io.Model, plan: QuantPlan, table: CalibrationTable) -> tuple[CalibrationTable, Orders, Orders]:
+    """Fold shared orders of dimensions in place.
+
+    The statistics in the new order, each site's order of groups, and the order of each site that has a new one.
+    """
     sites = {entry.site.id: entry.site for entry in plan.entries}
     shared = shared_orders(plan, table)
     done = permute(model, {sites[site].tensor: order for site, order in shared.items()}).orders
-    table = table.reordered({site.id: done[site.tensor] for site in sites.values() if site.tensor in done})
-    return table, {site: range(len(order)) if sites[site].tensor in done else order for site, order in shared.items()}
+    moved = {site.id: done[site.tensor] for site in sites.values() if site.tensor in done}
+    groups = {site: range(len(order)) if site in moved else order for site, order in shared.items()}
+    return table.reordered(moved), groups, moved
 
 
 @dataclass(frozen=True)
@@ -123,7 +132,7 @@ class _Folded:
     encodings: dict[str, Encoding]
 
 
-def _fold(model: io.Model, plan: QuantPlan, table: CalibrationTable, orders: Mapping[str, Sequence[int]]) -> _Folded:
+def _fold(model: io.Model, plan: QuantPlan, table: CalibrationTable, orders: Orders) -> _Folded:
     """Fold every site that the plan wants folded, in place."""
     entries = {entry.site.id: entry for entry in plan.entries if not entry.site.is_weight}
     statistics = {

@@ -23,6 +23,7 @@ FILES = {
     "encodings.json",
     "plan.json",
     "verdict.json",
+    "layers.json",
     "report.html",
 }
 

@@ -26,6 +26,7 @@ FILES = (
     "encodings.json",
     "plan.json",
     "verdict.json",
+    "layers.json",
     "report.html",
 )
 STAGES = ("export", "plan", "calibrate", "quantize", "validate", "report")

@@ -12,6 +12,7 @@ import pytest
 
 from qonnx_pipe import pipeline
 from qonnx_pipe.core.artifact import sha256_file
+from qonnx_pipe.core.layers import Layers
 from qonnx_pipe.core.verdict import Verdict
 from qonnx_pipe.errors import DataError, ModelError, ProviderError
 from qonnx_pipe.pipeline import STAGES as ALL_STAGES
@@ -48,9 +49,11 @@ class Runner:
 
 @pytest.fixture
 def runner(project: Callable[..., Project], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
-    """Its judge takes no time and always says what it said in the finished run: what it measures is not tested here."""
+    """Its judges take no time and say what they said in the finished run: what they measure is not tested here."""
     verdict = Verdict.from_json(json.loads((project().out / "verdict.json").read_bytes()))
+    layers = Layers.from_json(json.loads((project().out / "layers.json").read_bytes()))
     monkeypatch.setattr("qonnx_pipe.stages.validate.validate", lambda *_, **__: verdict)
+    monkeypatch.setattr("qonnx_pipe.stages.trace.trace_stage", lambda *_, **__: layers)
     return Runner(project().copy_of_the_run(tmp_path))
 
 
@@ -291,7 +294,8 @@ def test_parents_are_what_a_stage_was_made_from(runner: Runner) -> None:
     assert parents["plan.json"] == {"export:model.onnx"}
     assert parents["calibration.npz"] == {"export:model.onnx", *texts, "outside"}  # the texts
     assert parents["model.onnx"] == {"export:model.onnx", "plan:plan.json", "calibrate:calibration.npz"}
-    assert parents["verdict.json"] == {"export:model.onnx", *texts, "plan:plan.json", "quantize:model.onnx", "outside"}
+    judged = {"quantize:model.onnx", "quantize:encodings.json"}
+    assert parents["verdict.json"] == {"export:model.onnx", *texts, "plan:plan.json", *judged, "outside"}
     assert parents["report.html"] >= {"validate:verdict.json", "quantize:encodings.json"}
 
 
