@@ -15,6 +15,9 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 HEIGHT = 22
+SMALL = 52
+"""Height of a distribution."""
+
 MARGIN = 2.0
 """Percent left free on both sides of an axis, so that dots at its ends are whole."""
 
@@ -113,6 +116,28 @@ def heat(levels: npt.NDArray[np.int64], height: int) -> Markup:
             paths += Markup('<path class="h{}" d="{}"/>').format(level, runs)
     shape = 'class="heat" viewBox="0 0 {} {}" preserveAspectRatio="none" height="{}"'
     return Markup(f'<svg {shape} aria-hidden="true">{{}}</svg>').format(columns, rows, rows * height, paths)
+
+
+def profile(axis: Axis, counts: npt.NDArray[np.float64], ends: tuple[float, float]) -> Markup:
+    """Counts in equal bins over the axis, their height the logarithm, and what lies between `ends` on a band."""
+    heights = np.log1p(counts) / max(float(np.log1p(counts.max(initial=0.0))), 1e-9)
+    tops = [_n(SMALL - 2 - (SMALL - 8) * height) for height in heights.tolist()]
+    path = f"M0 {SMALL - 2}" + "".join(f"V{top}h1" for top in tops) + f"V{SMALL - 2}z"
+    box = '<svg x="{}%" width="{}%" height="{}" viewBox="0 0 {} {}" preserveAspectRatio="none"><path d="{}"/></svg>'
+    drawn = Markup(box).format(_n(MARGIN), _n(100 - 2 * MARGIN), SMALL, len(tops), SMALL, path)
+    return _small(axis, ends, drawn)
+
+
+def extent(axis: Axis, seen: tuple[float, float], ends: tuple[float, float]) -> Markup:
+    """A bar over all values that were `seen`, and what lies between `ends` on a band."""
+    return _small(axis, ends, _rect(axis.at(seen[0]), axis.at(seen[1]), "", y=SMALL - 12, height=6))
+
+
+def _small(axis: Axis, ends: tuple[float, float], drawn: Markup) -> Markup:
+    low, high = (axis.at(end) for end in ends)
+    band = _rect(low, high, "band", y=0, height=SMALL)
+    sides = Markup().join(_line(at, at, 0, SMALL, "end") for at in (low, high))
+    return Markup('<svg class="profile" height="{}" aria-hidden="true">{}</svg>').format(SMALL, band + drawn + sides)
 
 
 def _runs(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -61,8 +61,10 @@ def between(interval: Interval | None, wording: Callable[[float], str]) -> str:
 def gate_name(name: str) -> str:
     """A gate in words, a baseline's with the provider and the shape."""
     words = GATE_NAMES.get(measure(name), measure(name))
+    if not name.startswith(PREFIX):
+        return words
     where = re.sub(r" (\d+)x(\d+)]$", r", \1 × \2", name.partition("[")[2]).removesuffix("]")
-    return f"{words}, {where}" if where else f"{words}, baseline" if name.startswith(PREFIX) else words
+    return f"{words}, baseline on {where}" if where else f"{words}, baseline"
 
 
 def gate(name: str, value: float | None) -> str:

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+ANALYSIS = Path("analysis") / "leave-one-out.json"
+"""Where `qpipe analyse leave-one-out` puts its result in the run directory of its recipe."""
+
 
 def sha256_file(path: Path) -> str:
     """SHA-256 over the bytes of a file, hex."""

@@ -7,15 +7,18 @@ nor onnxruntime.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from qonnx_pipe import __version__
-from qonnx_pipe.core.artifact import sha256_json
+from qonnx_pipe.core.artifact import ANALYSIS, sha256_file, sha256_json
 from qonnx_pipe.core.baseline import against
+from qonnx_pipe.core.changes import changes
+from qonnx_pipe.core.examples import Batch
 from qonnx_pipe.core.files import write_json
+from qonnx_pipe.core.layers import Layers
 from qonnx_pipe.core.plan import QuantPlan
 from qonnx_pipe.core.statistics import CalibrationTable, Provenance, Requests
 from qonnx_pipe.observers.encode import requests
@@ -188,14 +191,13 @@ def validate(work: Work) -> Step:
     settings, choice, task = work.recipe.validation, work.choice("evaluation"), work.recipe.model.task
 
     def build(folder: Path) -> None:
-        from qonnx_pipe.stages.trace import changes, trace_stage
         from qonnx_pipe.stages.validate import validate as judge
 
         steps = 2 + len(settings.providers) * (2 + len(settings.latency.shapes))
         work.listen(Progress("validate", "start", "validating", steps))
-        model, batches = work.file("quantize", "model.onnx"), work.batches(work.evaluation, choice, sort=True)
+        batches = work.batches(work.evaluation, choice, sort=True)
         verdict = judge(
-            model,
+            work.file("quantize", "model.onnx"),
             work.float_model,
             task=task,
             batches=batches,
@@ -210,28 +212,27 @@ def validate(work: Work) -> Step:
         if work.baseline is not None:
             verdict = against(verdict, work.baseline)
         write_json(folder / "verdict.json", verdict.to_json())
-        work.listen(Progress("validate", "step", "layers", 1))
-        sites, changed = work.settled_plan.sites, changes(json.loads(work.file("quantize", ENCODINGS).read_bytes()))
-        place = work.store.workdir(step.key)
-        layers = trace_stage(model, work.float_model, sites, changed, batches, workdir=place)
-        write_json(folder / "layers.json", layers.to_json())
+        write_json(folder / "layers.json", _layers(work, batches, work.store.workdir(step.key)).to_json())
 
-    config = [
-        task,
-        settings.model_dump(mode="json", exclude={"baseline"}),
-        choice.batch_size,
-        choice.max_length,
-        _hardware(),
-    ]
+    measured = settings.model_dump(mode="json", exclude={"baseline"})
+    config = [task, measured, choice.batch_size, choice.max_length, _hardware()]
     inputs = work.digests("export", FLOAT, *TOKENIZER) | work.digests("plan")
-    inputs |= {
-        **work.digests("quantize", "model.onnx", "plan.json", ENCODINGS),
-        "data.evaluation": work.evaluation.sha256,
-    }
+    inputs |= work.digests("quantize", "model.onnx", "plan.json", ENCODINGS)
+    inputs |= {"data.evaluation": work.evaluation.sha256}
     if work.baseline is not None:
         inputs |= {"validate.baseline": sha256_json(work.baseline.to_json())}
     step = Step("validate", config, inputs, build)
     return step
+
+
+def _layers(work: Work, batches: Sequence[Batch], place: Path) -> Layers:
+    """How far the two models are apart inside."""
+    from qonnx_pipe.stages.trace import trace_stage
+
+    work.listen(Progress("validate", "step", "layers", 1))
+    encodings = json.loads(work.file("quantize", ENCODINGS).read_bytes())
+    models = work.file("quantize", "model.onnx"), work.float_model
+    return trace_stage(*models, work.settled_plan.sites, changes(encodings), batches, workdir=place)
 
 
 def report(work: Work) -> Step:
@@ -243,6 +244,8 @@ def report(work: Work) -> Step:
         write_report(work.out, folder / "report.html")
 
     inputs = {name: digest for stage in work.entries for name, digest in work.digests(stage).items()}
+    if (work.out / ANALYSIS).is_file():
+        inputs |= {str(ANALYSIS): sha256_file(work.out / ANALYSIS)}
     return Step("report", work.recipe.name, inputs, build)
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from qonnx_pipe.core.affine import Affine
+from qonnx_pipe.core.changes import Change
 from qonnx_pipe.core.encoding import FloatArray
 from qonnx_pipe.core.examples import Array, Batch
 from qonnx_pipe.core.layers import Layers, SiteFidelity
@@ -39,22 +38,6 @@ NO_NOISE_DB = 200.0
 """Reported SQNR of equal tensors, as in the verdict."""
 
 
-@dataclass(frozen=True)
-class Change:
-    """What quantizing made of a tensor besides noise: its dimensions in another `order`, then an affine map."""
-
-    order: tuple[int, ...] | None = None
-    fold: Affine | None = None
-
-    def undone(self, values: FloatArray, width: int) -> FloatArray | None:
-        """Values [..., d] as the float model has them; None where they are not of `width` dimensions."""
-        if values.shape[-1:] != (width,):
-            return None
-        if self.fold is not None:
-            values = np.asarray(values * self.fold.scale + self.fold.shift, np.float32)
-        return values if self.order is None else values[..., np.argsort(self.order)]
-
-
 @dataclass
 class _Energy:
     """Sums of squares of one site: of the float tensor, and of the difference."""
@@ -70,19 +53,6 @@ class _Energy:
         tiny = np.finfo(np.float64).tiny
         ratio = 10 * (np.log10(max(self.signal, tiny)) - np.log10(max(self.noise, tiny)))
         return float(np.clip(ratio, -NO_NOISE_DB, NO_NOISE_DB))
-
-
-def changes(encodings: Mapping[str, Any]) -> dict[str, Change]:
-    """What the content of an `encodings.json` says about tensors, by site id."""
-    scales, shifts, orders = (encodings.get(name, {}) for name in ("smoothing", "shifts", "orders"))
-    found = {}
-    for site in {**scales, **orders}:
-        fold = None
-        if site in scales:
-            scale = np.asarray(scales[site], np.float32)
-            fold = Affine(scale, np.asarray(shifts.get(site, np.zeros_like(scale)), np.float32))
-        found[site] = Change(tuple(orders[site]) if site in orders else None, fold)
-    return found
 
 
 def trace_stage(

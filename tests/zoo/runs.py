@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,11 +17,12 @@ from qonnx_pipe.core.files import write_json
 from qonnx_pipe.core.gates import judge
 from qonnx_pipe.core.granularity import PerChannel, PerEmbeddingGroup, PerTensor
 from qonnx_pipe.core.kernels import Kernel, Kernels
+from qonnx_pipe.core.layers import Layers, SiteFidelity
 from qonnx_pipe.core.plan import PlanEntry, QuantPlan
 from qonnx_pipe.core.qtype import QTYPES
 from qonnx_pipe.core.site import LAYER_ROLES, Role, Site, Skipped
 from qonnx_pipe.core.spec import QuantSpec
-from qonnx_pipe.core.statistics import CalibrationTable, MinMax, Provenance, SiteStatistics
+from qonnx_pipe.core.statistics import CalibrationTable, Histogram, MinMax, Provenance, SiteStatistics
 from qonnx_pipe.core.verdict import Fidelity, Latency, Metric, Result, Size, SizeParts, Verdict
 
 OWNERS = (
@@ -66,6 +68,7 @@ def make_run(folder: Path, sizes: Sizes | None = None, *, limits: dict[str, floa
     write_json(folder / "verdict.json", _verdict(sites, sizes, LIMITS if limits is None else limits).to_json())
     write_json(folder / "manifest.json", _manifest(sizes).to_json())
     write_json(folder / "float" / "export.json", _export(sizes))
+    write_json(folder / "layers.json", _layers(sites, sizes).to_json())
     table = _table(sites)
     provenance = np.array(json.dumps(asdict(table.provenance)))
     np.savez(folder / "calibration.npz", **{**table.to_arrays(), "provenance": provenance})
@@ -147,8 +150,25 @@ def _table(sites: tuple[Site, ...]) -> CalibrationTable:
                 dims = [width * 4 // 5, width // 9, width * 3 // 7]
                 high[dims] *= np.array([9.0, 5.0, 2.5]) * (1 + 0.4 * (site.layer or 0))
             extremes = (-high * rng.uniform(0.6, 1.2, width)).astype(np.float32), high.astype(np.float32)
-            seen[site.id] = SiteStatistics(MinMax(*extremes))
+            seen[site.id] = SiteStatistics(MinMax(*extremes), **_values(site, *extremes))
     return CalibrationTable(seen, Provenance(digest("model"), digest("data"), 256, 16, 29_417, 16, 128))
+
+
+def _values(site: Site, low: np.ndarray, high: np.ndarray) -> dict[str, Any]:
+    """Ten tokens at the sites of the first layer, a histogram of each dimension at the context of the second."""
+    values = np.linspace(low, high, 10, dtype=np.float32)
+    if site.layer == 0 and site.role not in PAIRWISE:
+        return {"samples": values}
+    if site.layer == 1 and site.role is Role.ATTENTION_CONTEXT:
+        return {"histogram": Histogram.of(values, per_embedding=True)}
+    return {}
+
+
+def _layers(sites: tuple[Site, ...], sizes: Sizes) -> Layers:
+    """SQNR falls by half a dB a site."""
+    kept = [site for site in sites if site.role in (Role.EMBEDDING_NORM, Role.RESIDUAL_SUM, Role.LAYER_OUTPUT)]
+    found = tuple(SiteFidelity(site.id, site.role, site.layer, 40.25 - at / 2) for at, site in enumerate(kept))
+    return Layers(found, 16, (Skipped("pooler", "no tensor" + sizes.hostile),))
 
 
 def _verdict(sites: tuple[Site, ...], sizes: Sizes, limits: dict[str, float]) -> Verdict:

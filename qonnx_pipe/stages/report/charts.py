@@ -120,12 +120,14 @@ def _accuracy(results: Sequence[Result]) -> Chart | None:
     rows = [(result.model, result.model, result.accuracy) for result in results if result.accuracy]
     if not rows:
         return None
-    note = f"{rows[0][2].name}, {rows[0][2].n:,} labelled examples, 95 % Wilson interval"
+    note = f"{rows[0][2].name.replace('_', ' ')}, {rows[0][2].n:,} labelled examples, 95 % Wilson interval"
     return _metrics("Accuracy", note, rows, zero=None, limit=None)
 
 
 def _drop(results: Sequence[Result], limit: float | None) -> Chart | None:
-    rows = [("float − quantized", result.model, result.accuracy_drop) for result in results if result.accuracy_drop]
+    rows = [
+        (f"float − {result.model}", result.model, result.accuracy_drop) for result in results if result.accuracy_drop
+    ]
     note = "paired difference on the same examples, 95 % interval; left of the thin line the quantized model is better"
     return _metrics("Accuracy drop", note, rows, zero=0.0, limit=limit) if rows else None
 

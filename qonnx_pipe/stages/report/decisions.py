@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qonnx_pipe.charts import wording
-from qonnx_pipe.core.encoding import EmbeddingGroups, Encoding
+from qonnx_pipe.core.encoding import EmbeddingGroups, Encoding, Windows
 from qonnx_pipe.core.plan import PlanEntry, QuantPlan
 from qonnx_pipe.core.site import Site, Skipped
 
@@ -109,6 +109,8 @@ def _layout(encoding: Encoding) -> str:
     if isinstance(encoding.granularity, EmbeddingGroups):
         permuted = "" if encoding.granularity.is_identity else ", permuted"
         return f"per_embedding_group({len(encoding.granularity.sizes)}{permuted})"
+    if isinstance(encoding.granularity, Windows):
+        return f"per_tensor, {len(encoding.granularity.dimensions)} more columns"
     return str(encoding.granularity)
 
 

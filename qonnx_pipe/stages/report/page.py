@@ -7,7 +7,8 @@ from pathlib import Path
 from qonnx_pipe.charts import page
 from qonnx_pipe.core.artifact import Manifest
 from qonnx_pipe.core.files import write_atomic
-from qonnx_pipe.stages.report import charts, decisions, kernels, ranges
+from qonnx_pipe.stages.report import charts, decisions, distributions, kernels, layers, pareto, ranges
+from qonnx_pipe.stages.report.distributions import Distribution
 from qonnx_pipe.stages.report.run import Run, read_run
 
 TEMPLATE = Path(__file__).parent / "templates" / "page.html"
@@ -35,9 +36,18 @@ def _render(run: Run) -> str:
         maps=kernels.maps(run.verdict, run.plan) if run.verdict else (),
         decisions=decisions.summarise(run.plan) if run.plan else None,
         encodings=decisions.encoded(run.encodings, run.plan),
+        tradeoff=pareto.pareto([(run.name, run.verdict)]) if run.verdict else None,
+        stream=layers.stream([run.layers]),
+        distributions=_distributions(run),
         ranges=ranges.summarise(run.calibration) if run.calibration else None,
         origins=_origins(run.manifest) if run.manifest else {},
     )
+
+
+def _distributions(run: Run) -> tuple[Distribution, ...]:
+    if run.calibration is None or run.encodings is None:
+        return ()
+    return distributions.summarise(run.calibration, run.encodings, run.changes)
 
 
 def _origins(manifest: Manifest) -> dict[str, str]:

@@ -5,21 +5,29 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-from qonnx_pipe.core.artifact import Artifact, Manifest
+from qonnx_pipe.charts.rows import Chart
+from qonnx_pipe.core.artifact import ANALYSIS, Artifact, Manifest
+from qonnx_pipe.core.changes import Change, changes
 from qonnx_pipe.core.encoding import Encoding
+from qonnx_pipe.core.layers import Layers
 from qonnx_pipe.core.plan import QuantPlan
 from qonnx_pipe.core.statistics import CalibrationTable, Provenance
 from qonnx_pipe.core.verdict import Verdict
 from qonnx_pipe.core.verdict_file import read_verdict
 from qonnx_pipe.errors import DataError
+from qonnx_pipe.stages.report import sensitivity
 
 Value = TypeVar("Value")
+Values = npt.NDArray[Any]
+
+ENCODINGS = "encodings.json"
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class Export:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """Everything that a run directory tells. `encodings` by site."""
+    """Everything that a run directory tells. `encodings` of activations and weights, and `changes`, by site."""
 
     name: str
     verdict: Verdict | None
@@ -47,6 +55,9 @@ class Run:
     manifest: Manifest | None
     export: Export | None
     calibration: CalibrationTable | None
+    changes: Mapping[str, Change] = field(default_factory=dict)
+    layers: Layers | None = None
+    sensitivity: Chart | None = None
 
 
 def read_run(folder: Path) -> Run:
@@ -56,12 +67,15 @@ def read_run(folder: Path) -> Run:
         name=manifest.recipe if manifest else folder.absolute().name,
         verdict=_read(folder / "verdict.json", read_verdict),
         plan=_read(folder / "plan.json", lambda path: QuantPlan.from_json(_json(path))),
-        encodings=_read(folder / "encodings.json", _encodings),
+        encodings=_read(folder / ENCODINGS, _encodings),
+        changes=_read(folder / ENCODINGS, lambda path: changes(_json(path))) or {},
+        layers=_read(folder / "layers.json", lambda path: Layers.from_json(_json(path))),
+        sensitivity=_read(folder / ANALYSIS, lambda path: sensitivity.chart(_json(path))),
         manifest=manifest,
         export=_read(folder / "float" / "export.json", _export),
         calibration=_read(folder / "calibration.npz", _calibration),
     )
-    if all(getattr(run, field.name) is None for field in fields(run) if field.name != "name"):
+    if not any(getattr(run, part.name) for part in fields(run) if part.name != "name"):
         fix = "name the directory that `qpipe run` wrote, e.g. runs/quickstart"
         raise DataError("this is no run directory", where=str(folder), fix=fix)
     return run
@@ -114,10 +128,13 @@ def _encodings(path: Path) -> dict[str, Encoding]:
 
 
 def _calibration(path: Path) -> CalibrationTable:
-    """The table without its histograms: they are large, and the page draws only ranges."""
+    """The table; histograms of every dimension are large and become one of the tensor as they are read."""
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
         facts = json.loads(str(arrays["provenance"]))
-        names = [name for name in arrays.files if name != "provenance" and "|histogram|" not in name]
-        seen = {name: arrays[name] for name in names}
-    provenance = Provenance(**{field.name: facts[field.name] for field in fields(Provenance)})
+        seen = {name: _small(name, arrays[name]) for name in arrays.files if name != "provenance"}
+    provenance = Provenance(**{one.name: facts[one.name] for one in fields(Provenance)})
     return CalibrationTable.from_arrays(seen, provenance)
+
+
+def _small(name: str, array: Values) -> Values:
+    return array.sum(axis=0, keepdims=True) if name.endswith("|histogram|counts") else array

@@ -16,8 +16,19 @@ from qonnx_pipe.stages.report import write_report
 from tests.zoo.runs import FLOAT_REASON, LIMITS, Sizes, digest, make_run
 
 SMALL = Sizes(layers=2, width=48, inner=96)
-FILES = ("verdict.json", "plan.json", "encodings.json", "manifest.json", "float/export.json", "calibration.npz")
-SECTIONS = ["verdict", "accuracy", "speed", "size", "kernels", "plan", "ranges", "encodings", "provenance"]
+FILES = (
+    "layers.json",
+    "verdict.json",
+    "plan.json",
+    "encodings.json",
+    "manifest.json",
+    "float/export.json",
+    "calibration.npz",
+)
+SECTIONS = [
+    *("verdict", "tradeoff", "accuracy", "layers", "speed", "size", "kernels", "plan", "sensitivity", "ranges"),
+    *("calibration", "encodings", "provenance"),
+]
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=y>{{ 7 * 7 }}"
 VOID = {"meta", "br", "link", "img"}
 
@@ -27,7 +38,7 @@ class Page(HTMLParser):
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
-        self.open, self.tags, self.text = [], [], ""
+        self.open, self.tags, self.text, self.html = [], [], "", html
         self.feed(html)
         self.close()
         assert self.open == []
@@ -49,6 +60,13 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if not self.open or self.open[-1] != "style":
             self.text += data
+
+    def rows(self, section):
+        """Cells of every row of every table in a section, as text."""
+        part = self.html.partition(f'<section id="{section}">')[2].partition("</section>")[0]
+        rows = re.findall(r"<tr[^>]*>(.*?)</tr>", part, re.DOTALL)
+        cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
+        return [[" ".join(re.sub(r"<[^>]*>", " ", cell).split()) for cell in row] for row in cells]
 
     def all(self, tag, key="id"):
         return [attrs.get(key) for name, attrs in self.tags if name == tag]
@@ -232,7 +250,7 @@ def test_two_providers_have_a_part_each(run):
         verdict["results"] += [{**result, "provider": "openvino"} for result in verdict["results"]]
 
     rewrite(run / "verdict.json", double)
-    assert re.findall(r"<h3>(cpu|openvino)</h3>", page_of(run)) == ["cpu", "openvino"] * 2
+    assert re.findall(r"<h3>(cpu|openvino)</h3>", page_of(run)) == ["cpu", "openvino"] * 3
 
 
 def test_what_a_provider_took_is_told(run):
@@ -244,6 +262,116 @@ def test_what_a_provider_took_is_told(run):
     rewrite(run / "verdict.json", partition)
     text = Page(page_of(run)).text
     assert "It took 14 of 20 nodes in 7 pieces; 6 Attention fell back to CPUExecutionProvider." in text
+
+
+def test_the_trade_off_says_what_the_verdict_says(run):
+    rows = Page(page_of(run)).rows("tradeoff")
+    assert rows == [
+        ["#", "Provider", "Model", "Accuracy", "SQNR", "Median", "Speed", "Size", "Front"],
+        ["1", "cpu", "float", "96.29 %", "–", "97.3 ms", "1.00×", "90.4 MB", "yes"],
+        ["2", "cpu", "quantized", "96.14 %", "25.4 dB", "37.1 ms", "2.62×", "23.4 MB", "yes"],
+    ]
+
+
+def test_a_model_that_another_one_beats_is_not_on_the_front(run):
+    def better_provider(verdict):
+        slow = [{**result, "provider": "slow"} for result in verdict["results"]]
+        slow[0] |= {"fidelity": {"sqnr_db": 121.0, "agreement": 1.0}}
+        for result, factor in zip(slow, (1.25, 2), strict=True):
+            result["latency"] = [{**timed, "p50_ms": timed["p50_ms"] * factor} for timed in result["latency"]]
+        verdict["results"] += slow
+
+    rewrite(run / "verdict.json", better_provider)
+    rows = Page(page_of(run)).rows("tradeoff")
+    assert [(row[1], row[2], row[6], row[8]) for row in rows[1:]] == [
+        ("cpu", "float", "1.00×", "yes"),
+        ("cpu", "quantized", "2.62×", "yes"),
+        ("slow", "float", "0.80×", ""),  # 97.3 / (97.3 · 1.25)
+        ("slow", "quantized", "1.31×", ""),  # 97.3 / (37.1 · 2), as exact and as large as on the CPU
+    ]
+
+
+def test_without_labels_agreement_is_weighed(run):
+    def unlabelled(verdict):
+        for result in verdict["results"]:
+            result |= {"accuracy": None, "accuracy_drop": None}
+
+    rewrite(run / "verdict.json", unlabelled)
+    rows = Page(page_of(run)).rows("tradeoff")
+    assert [row[3] for row in rows] == ["Agreement", "100.00 %", "99.57 %"]
+
+
+def test_every_traced_site_has_its_sqnr(minilm, run):
+    rows = Page(minilm).rows("layers")
+    assert rows[0] == ["Site", "SQNR"]
+    expected = [
+        "embedding.norm",
+        *(f"layer.{at}/{role}" for at in range(6) for role in ("residual.sum", "layer.output")),
+    ]
+    assert rows[1:14] == [[site, f"{40.25 - at / 2:.1f} dB"] for at, site in enumerate(expected)]
+    assert rows[14:] == [["Site", "Reason"], ["pooler", "no tensor"]]
+    rewrite(run / "layers.json", lambda layers: layers.update(sites=[]))
+    assert "No tensor could be compared" in Page(page_of(run)).text
+
+
+def test_values_and_codes_of_calibration(run):
+    encodings = json.loads((run / "encodings.json").read_text())["activations"]
+    scale, zero = encodings["layer.0/ffn.activation"]["scale"], encodings["layer.0/ffn.activation"]["zero_point"]
+    scale, zero = np.ravel(scale)[0], np.ravel(zero)[0]
+    with np.load(run / "calibration.npz") as table:
+        values = table["layer.0/ffn.activation|samples|tokens"]
+    low, high = -zero * scale, (255 - zero) * scale
+    cut = np.mean((values < low - scale / 2) | (values > high + scale / 2))
+    text = Page(page_of(run)).text
+    shown = [wording.real(end) for end in (low, high, values.min(), values.max())]
+    expected = "layer.0/ffn.activation codes {} … {} seen {} … {}; {} cut".format(*shown, wording.percent(cut))
+    assert expected in text
+    context = "layer.1/attention.context"
+    assert re.search(rf"{context} codes \S+ … \S+ seen \S+ … \S+; \d+\.\d\d % cut", text), "from the histogram"
+    assert re.search(r"layer.1/ffn.activation codes \S+ … \S+ seen \S+ … [\d.]+ ", text), "only its extremes are known"
+    assert re.search(r"layer.0/ffn.input codes \S+ … \S+ ?, 6 scales", text)
+
+
+def test_folded_values_are_shown_as_their_codes_see_them(run):
+    site = "layer.0/ffn.activation"
+    width = 96
+
+    def fold(encodings):
+        encodings |= {"smoothing": {site: [2.0] * width}, "shifts": {site: [1.0] * width}}
+
+    with np.load(run / "calibration.npz") as table:
+        values = (table[f"{site}|samples|tokens"] - 1) / 2
+    rewrite(run / "encodings.json", fold)
+    seen = f"seen {wording.real(values.min())} … {wording.real(values.max())}, folded;"
+    assert re.search(rf"{site} codes \S+ … \S+ {re.escape(seen)}", Page(page_of(run)).text)
+
+
+def test_a_sensitivity_analysis_is_shown_where_it_lies(run):
+    assert "Not analysed" in Page(page_of(run)).text
+    score = {"sqnr_db": 21.5, "sqnr_interval": [20.0, 23.0], "agreement": 0.99, "gain_db": 3.25}
+    found = {"by": "role", "mirror": False, "examples": 64, "all_on": {**score, "sqnr_db": 18.25}}
+    write_json(run / "analysis" / "leave-one-out.json", {**found, "changes": [{"name": "ffn.output", "score": score}]})
+    text = Page(page_of(run)).text
+    assert "each role left in float, all others quantized" in text
+    assert "ffn.output 21.5 dB +3.2" in text or "ffn.output 21.5 dB +3.3" in text
+    (run / "analysis" / "leave-one-out.json").write_text("{}")
+    with pytest.raises(DataError, match="damaged"):
+        page_of(run)
+
+
+def test_gates_of_a_baseline_read_well(run):
+    gates = [
+        {"name": "baseline.size_ratio", "limit": 3.8, "value": 3.86, "passed": True},
+        {"name": "baseline.speedup[xnnpack 8x128]", "limit": 2.6, "value": 2.5, "passed": False},
+        {"name": "baseline.accuracy[cpu]", "limit": 0.95, "value": 0.9614, "passed": True},
+    ]
+    rewrite(run / "verdict.json", lambda verdict: verdict.update(gates=gates))
+    rows = Page(page_of(run)).rows("verdict")
+    assert [[*row[:3], row[4]] for row in rows[1:]] == [
+        ["Size ratio, baseline", "3.86×", "≥ 3.80×", "passed"],
+        ["Speed-up, baseline on xnnpack, 8 × 128", "2.50×", "≥ 2.60×", "missed"],
+        ["Accuracy, baseline on cpu", "96.14 %", "≥ 95.00 %", "passed"],
+    ]
 
 
 def test_constant_and_whole_tensors(run):

@@ -9,6 +9,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from qonnx_pipe.core.changes import Change, changes
 from qonnx_pipe.core.examples import Batch
 from qonnx_pipe.core.layers import Layers
 from qonnx_pipe.core.plan import QuantPlan
@@ -16,7 +17,7 @@ from qonnx_pipe.core.site import Role, Site, SiteMap
 from qonnx_pipe.recipe import load
 from qonnx_pipe.stages.plan import plan_stage
 from qonnx_pipe.stages.quantize import quantize_stage
-from qonnx_pipe.stages.trace import BATCHES, ROWS, Change, changes, trace_stage
+from qonnx_pipe.stages.trace import BATCHES, ROWS, trace_stage
 from tests.unit.recipe.texts import PLAIN, written
 from tests.unit.stages.test_quantize import seen
 
@@ -162,5 +163,6 @@ def test_an_order_is_undone_after_the_fold():
     change = changes({"orders": {"a": [2, 0, 1]}, "smoothing": {"a": [1, 2, 4]}, "shifts": {"a": [0, 0, 1]}})["a"]
     original = np.array([[10.0, 20.0, 30.0]], np.float32)
     folded = (original[:, [2, 0, 1]] - [0, 0, 1]) / [1, 2, 4]
+    np.testing.assert_allclose(change.done(original), folded)
     np.testing.assert_allclose(change.undone(folded, 3), original)
     assert Change().undone(folded, 4) is None
