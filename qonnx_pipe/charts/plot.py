@@ -92,9 +92,9 @@ def _plane(marks: Markup, x: Axis, y: Axis, ticks: Sequence[tuple[float, str]], 
         grid += Markup('<line class="grid" x1="0" x2="100%" y1="{}" y2="{}"/>').format(at, at)
         up += Markup('<text x="100%" y="{}" dy="4" text-anchor="end">{}</text>').format(at, wording(tick))
     for tick, text in ticks:
-        at = x.at(tick)
-        anchor = "start" if at < 4 else "end" if at > 96 else "middle"
-        along += Markup('<text x="{}%" y="14" text-anchor="{}">{}</text>').format(_n(at), anchor, text)
+        place = x.at(tick)
+        anchor = "start" if place < 4 else "end" if place > 96 else "middle"
+        along += Markup('<text x="{}%" y="14" text-anchor="{}">{}</text>').format(_n(place), anchor, text)
     return Plane(_svg(up, HEIGHT), _svg(grid + marks, HEIGHT), _svg(along, 20))
 
 
