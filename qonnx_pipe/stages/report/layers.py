@@ -43,7 +43,7 @@ def stream(runs: Sequence[Layers | None]) -> Stream | None:
 
 def _ordered(tables: Sequence[dict[str, float]], sites: dict[str, int | None]) -> list[str]:
     """As the run that has most of them has them; others behind those that they follow in their own run."""
-    order = list(max(tables, key=lambda table: len(table)))
+    order = max((list(table) for table in tables), key=len)
     for table in tables:
         for before, site in zip([None, *table], table, strict=False):
             if site not in order:
