@@ -41,8 +41,9 @@ def regressions(verdict: Verdict, baseline: Verdict) -> tuple[Gate, ...]:
     2. accuracy and accuracy_drop: inside the baseline's 95 % interval, or better.
     3. sqnr_db: at least the baseline's, less SQNR_NOISE_DB.
     4. int8_matmuls: at least the baseline's.
-    5. speedup, at each shape: its 95 % interval reaches that of the baseline, or lies above. The gate's value is the
-       upper end, its limit the baseline's lower end: times themselves drift from day to day, ratios to float do not.
+    5. speedup, at each shape: its 95 % interval reaches that of the baseline, or lies above. So the limit is the
+       baseline's lower end, less what the new interval reaches above its median. Times themselves drift from day to
+       day, ratios to float do not.
     """
     now = {result.provider: result for result in verdict.results if result.model == "quantized"}
     found = [gate(f"{PREFIX}size_ratio", baseline.size.ratio * (1 - SIZE_NOISE), verdict.size.ratio)]
@@ -67,8 +68,8 @@ def _of_provider(before: Result, now: Result | None) -> Iterator[Gate]:
         yield named("int8_matmuls", before.kernels.fraction, now.kernels.fraction if now.kernels else None)
     for timed in before.latency:
         if timed.speedup_interval is not None:
-            shape = f" {timed.batch}x{timed.sequence}"
-            yield named("speedup", timed.speedup_interval[0], _fastest(now, timed), shape)
+            speedup, reach = _speedup(now, timed)
+            yield named("speedup", timed.speedup_interval[0] - reach, speedup, f" {timed.batch}x{timed.sequence}")
 
 
 def _value(metric: Metric | None) -> float | None:
@@ -79,9 +80,9 @@ def _ends(metric: Metric) -> tuple[float, float]:
     return metric.interval or (metric.value, metric.value)
 
 
-def _fastest(result: Result, like: Latency) -> float | None:
-    """Upper end of the speed-up's interval at the same shape."""
+def _speedup(result: Result, like: Latency) -> tuple[float | None, float]:
+    """The median at the same shape, and how far its interval reaches above."""
     for timed in result.latency:
-        if (timed.batch, timed.sequence) == (like.batch, like.sequence):
-            return timed.speedup_interval and timed.speedup_interval[1]
-    return None
+        if (timed.batch, timed.sequence) == (like.batch, like.sequence) and timed.speedup is not None:
+            return timed.speedup, timed.speedup_interval[1] - timed.speedup if timed.speedup_interval else 0.0
+    return None, 0.0

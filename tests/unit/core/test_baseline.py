@@ -19,8 +19,8 @@ def test_the_gates_of_a_baseline():
         "baseline.accuracy_drop[cpu]": (0.02, 0.01),
         "baseline.sqnr_db[cpu]": (pytest.approx(30.7), 31.2),
         "baseline.int8_matmuls[cpu]": (0.5, 0.5),
-        "baseline.speedup[cpu 1x128]": (2.6, 2.8),
-        "baseline.speedup[cpu 8x128]": (2.3, 2.5),
+        "baseline.speedup[cpu 1x128]": (pytest.approx(2.5), 2.7),  # less the 0.1 from 2.7 to 2.8
+        "baseline.speedup[cpu 8x128]": (pytest.approx(2.2), 2.4),
     }
 
 
