@@ -78,10 +78,10 @@ def lines(series: Sequence[Line], x: Axis, y: Axis, ticks: Sequence[tuple[float,
         path = " ".join(f"{_n(x.at(at))},{_n(_at(y, value))}" for at, value in line.dots)
         box = f'<svg viewBox="0 0 100 {HEIGHT}" preserveAspectRatio="none" width="100%" height="{HEIGHT}">'
         stroke = '<polyline class="path {}" stroke-width="{}" points="{}"/></svg>'
-        marks += Markup(box + stroke).format(line.kind, _n(2 + 2.5 * above), path)
+        marks += Markup(box + stroke).format(line.kind, _n(2 + 1.5 * above), path)
         for at, value in line.dots:
             dot = '<circle class="{} dot" cx="{}%" cy="{}" r="{}"/>'
-            marks += Markup(dot).format(line.kind, _n(x.at(at)), _n(_at(y, value)), _n(2.5 + 1.5 * above))
+            marks += Markup(dot).format(line.kind, _n(x.at(at)), _n(_at(y, value)), _n(2.5 + above))
     return _plane(marks, x, y, ticks, wording)
 
 

@@ -132,7 +132,7 @@ def _timed(found: Sequence[Result | None], shape: tuple[int, int]) -> Iterator[L
 
 
 def _size(runs: Sequence[Compared]) -> Chart:
-    axis = Axis(0.0, max(max(one.verdict.size.float_bytes, one.verdict.size.quantized_bytes) for one in runs))
+    axis = Axis(0.0, max(one.verdict.size.quantized_bytes for one in runs))
     rows = []
     for one in runs:
         parts = one.verdict.size.parts
