@@ -31,7 +31,7 @@ COMMANDS = {
     "recipes": "List the recipes that come with qpipe.",
     "check": "Check a recipe: all mistakes at once, with file and line.",
     "schema": "Print the JSON Schema of recipes.",
-    "report": "Write one self-contained HTML page about a run.",
+    "report": "Write one self-contained HTML page about a run, or one that compares several.",
 }
 """Command → its one-line help; command `x` is `qonnx_pipe.cli.x.command`."""
 
