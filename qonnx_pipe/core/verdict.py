@@ -89,7 +89,8 @@ class Latency:
     """Time of one run at [batch, sequence], and the peak memory of a process that did nothing else.
 
     `speedup` = float time / this time, the median over paired rounds, with its 95 % interval; 1 for the float model
-    itself, None where the float model could not run. `n` timed runs.
+    itself, None where the float model could not run. `n` timed runs. `throughput`: sequences a second, over all timed
+    runs. `cold_start_s`: from the creation of the process's first session to that session's first output, once.
     """
 
     batch: int
@@ -100,6 +101,8 @@ class Latency:
     speedup: float | None
     speedup_interval: Interval | None
     peak_rss_mb: float
+    throughput: float | None = None
+    cold_start_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -11,36 +11,82 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+import qonnx_pipe
 from qonnx_pipe import errors
 from qonnx_pipe.core.files import writing
 from qonnx_pipe.core.kernels import Event
 from qonnx_pipe.core.partition import Partition
 from qonnx_pipe.errors import ProviderError, QpipeError
+from qonnx_pipe.runtime import machine
 from qonnx_pipe.runtime.census import Profile
 from qonnx_pipe.runtime.session import Arrays
 
-COMMAND = (sys.executable, "-m", "qonnx_pipe.runtime.worker")
-PATIENCE_S = 600.0
-"""Seconds after which a silent worker counts as hanging."""
-
-LOADING_S = 60.0
-"""Seconds that a provider's library may take to load."""
+START = """
+import importlib.util, sys
+if sys.version_info < (3, 11):
+    sys.exit("a worker needs Python 3.11 or newer, this is " + sys.version.split()[0])
+sys.path[:] = [entry for entry in sys.path if entry]
+found = importlib.util.spec_from_file_location("qonnx_pipe", {package!r})
+sys.modules["qonnx_pipe"] = importlib.util.module_from_spec(found)
+found.loader.exec_module(sys.modules["qonnx_pipe"])
+from qonnx_pipe.runtime.worker import main
+main({memory_mb})
+"""
+"""Program of a worker: this very package, and whatever numpy and onnxruntime its interpreter has; never what lies in
+the working directory."""
 
 GOODBYE_S = 5.0
 """Seconds that a worker may live on after it closed its pipes."""
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a worker may take before it is stopped: seconds for one answer, MB of memory (None: what there is).
+
+    An answer is a session opened, a batch run, or a round of timings. The memory's limit holds on Linux alone.
+    """
+
+    seconds: float = 600.0
+    memory_mb: int | None = None
+
+
+@dataclass(frozen=True)
+class Spell:
+    """Seconds of every run of a fresh session, from its creation to its first output, and peak memory so far."""
+
+    seconds: tuple[float, ...]
+    first_s: float
+    peak_rss: int
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A provider as a worker's interpreter has it; `device` is "" where it does not tell."""
+
+    version: str
+    device: str
+    onnxruntime: str
+    python: str
+
+
+LIMITS = Limits()
+LOADING_S = 60.0
+"""Seconds that a provider's library may take to load."""
+
+
 class Worker:
     """A worker process for one model on one provider; use it as a context manager.
 
-    Every method raises what the worker's errors say, and ProviderError when the process dies, hangs for `patience`
-    seconds or answers nonsense; after these three it is gone.
+    `python`: the interpreter that it runs under, this one by default; it needs numpy and the provider's onnxruntime.
+    Every method raises what the worker's errors say, and ProviderError when the process dies, exceeds `limits` or
+    answers nonsense; after these three it is gone. Entering raises ProviderError when it cannot be started.
     """
 
     def __init__(
@@ -50,8 +96,9 @@ class Worker:
         *,
         threads: int | None = None,
         fallback: bool = True,
-        patience: float = PATIENCE_S,
-        command: Sequence[str] = COMMAND,
+        limits: Limits = LIMITS,
+        python: Path | None = None,
+        command: Sequence[str] = (),
     ) -> None:
         self.model, self.provider = model, provider
         self._session = {
@@ -60,23 +107,18 @@ class Worker:
             "threads": threads,
             "fallback": fallback,
         }
-        self._patience, self._command = patience, command
+        self._limits = limits
+        package = Path(qonnx_pipe.__file__).absolute()
+        start = START.format(package=str(package), memory_mb=limits.memory_mb)
+        self._command = command or (str(python.absolute()) if python else sys.executable, "-c", start)
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
+        self._kills = machine.memory_kills()
         with ExitStack() as stack:
             self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qpipe-worker-")))
             self._log = stack.enter_context((self._folder / "stderr").open("w+b"))
-            self._process = stack.enter_context(
-                subprocess.Popen(
-                    self._command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=self._log,
-                    encoding="utf-8",
-                    errors="replace",
-                )
-            )
+            self._process = stack.enter_context(self._started())
             reader = threading.Thread(target=_forward, args=(self._process.stdout, self._lines), daemon=True)
             reader.start()
             stack.callback(self._hang_up)
@@ -107,18 +149,38 @@ class Worker:
             value["partition"] and Partition.from_json(value["partition"]),
         )
 
-    def check(self) -> None:
-        """ProviderError when no session could be given the provider; the model is not looked at."""
-        self._request("check", provider=self.provider)
+    def check(self) -> Installed:
+        """What the interpreter has; ProviderError when no session could be given the provider.
 
-    def time(self, inputs: Arrays, *, seconds: float, least: int, processor: bool = False) -> tuple[list[float], int]:
-        """Seconds of every run of a fresh session, and the process's peak memory so far in bytes.
+        The model is not looked at.
+        """
+        return Installed(**self._request("check", provider=self.provider))
+
+    def time(self, inputs: Arrays, *, seconds: float, least: int, processor: bool = False) -> Spell:
+        """A fresh session's whole life: runs until `seconds` are over and `least` of them done.
 
         `processor`: seconds that the processor spent, all in one thread, so for a worker of one thread alone.
         """
         limits = {"seconds": seconds, "least": least, "processor": processor}
         value = self._request("time", **self._session, inputs=self._save(inputs), **limits)
-        return list(value["seconds"]), int(value["peak_rss"])
+        return Spell(tuple(value["seconds"]), value["first_s"], value["peak_rss"])
+
+    def _started(self) -> subprocess.Popen[str]:
+        try:
+            return subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                encoding="utf-8",
+                errors="replace",
+            )
+        except OSError as error:
+            raise ProviderError(
+                f"provider failed: {self.provider}: {self._command[0]} cannot be started: {error.strerror}",
+                where=str(self.model),
+                fix="give the path of a Python interpreter, such as DIR/bin/python",
+            ) from error
 
     def _hang_up(self) -> None:
         assert self._process.stdin is not None
@@ -135,12 +197,12 @@ class Worker:
         try:
             assert self._process.stdin is not None
             print(json.dumps({"command": command, "arguments": arguments}), file=self._process.stdin, flush=True)
-            line = self._lines.get(timeout=self._patience)
+            line = self._lines.get(timeout=self._limits.seconds)
         except BrokenPipeError:
             line = ""
         except queue.Empty:
             self._process.kill()
-            raise self._failed(f"no answer to {command!r} for {self._patience:g} s: killed") from None
+            raise self._failed(f"no answer to {command!r} for {self._limits.seconds:g} s: killed") from None
         if not line:
             raise self._failed(self._death())
         try:
@@ -151,7 +213,8 @@ class Worker:
             raise self._failed(f"the worker answered {command!r} with {line[:80]!r}, no JSON object") from None
         if error:
             kind: type[QpipeError] = getattr(errors, error["kind"])
-            raise kind(error["what"], where=error["where"], fix=error["fix"])
+            limited = self._limited if kind is ProviderError else ""
+            raise kind(error["what"] + limited, where=error["where"], fix=error["fix"])
         return reply["value"]
 
     def _death(self) -> str:
@@ -162,22 +225,29 @@ class Worker:
             self._process.kill()
             return "the worker closed its pipes without ending: killed"
         how = f"killed by signal {-status} ({_signal_name(-status)})" if status < 0 else f"exit status {status}"
+        if status == -signal.SIGKILL and machine.memory_kills() > self._kills:
+            how += ", out of memory"
         self._log.seek(0)
         words = self._log.read().decode(errors="replace").strip().splitlines()
         return f"{how}; last words: {words[-1][:300]}" if words else how
 
     def _failed(self, how: str) -> ProviderError:
         return ProviderError(
-            f"provider failed: {self.provider}: {how}",
+            f"provider failed: {self.provider}: {how}{self._limited}",
             where=str(self.model),
             fix="signal 9 mostly means too little memory: try smaller shapes; otherwise report it with this message",
         )
+
+    @property
+    def _limited(self) -> str:
+        """What a failure must say of the memory's limit: native code that is refused memory ends in many ways."""
+        return f" (memory limit {self._limits.memory_mb} MB)" if self._limits.memory_mb else ""
 
 
 def problem_of(provider: str) -> str:
     """Why no session can be given a provider that is installed; "" where one can. A worker of its own asks."""
     try:
-        with Worker(Path(), provider, patience=LOADING_S) as worker:
+        with Worker(Path(), provider, limits=Limits(LOADING_S)) as worker:
             worker.check()
     except ProviderError as error:
         return error.what

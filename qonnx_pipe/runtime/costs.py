@@ -41,8 +41,7 @@ def relative_times(
         times: dict[str, list[float]] = {name: [] for name in models}
         for number in range(rounds):
             for name in list(models) if number % 2 == 0 else reversed(list(models)):
-                seconds, _ = workers[name].time(inputs, seconds=ROUND_S, least=LEAST_RUNS, processor=True)
-                times[name] += seconds
+                times[name] += workers[name].time(inputs, seconds=ROUND_S, least=LEAST_RUNS, processor=True).seconds
     calm = {name: float(np.quantile(seconds, CALM)) for name, seconds in times.items()}
     first = next(iter(calm.values()))
     return {name: seconds / first for name, seconds in calm.items()}

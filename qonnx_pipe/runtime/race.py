@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qonnx_pipe.core.verdict import Latency
-from qonnx_pipe.runtime.client import Worker
+from qonnx_pipe.runtime.client import LIMITS, Limits, Spell, Worker
 from qonnx_pipe.runtime.clock import Rounds, quantiles_ms, speedup
 from qonnx_pipe.runtime.session import Arrays
 
@@ -23,14 +23,20 @@ class Racer:
 
     model: Path
     provider: str = "cpu"
+    python: Path | None = None
+    """Interpreter of its worker; None: this one."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of every run by round, and the peak memory in bytes of a process that did only this."""
+    """Seconds of every run by round, and the peak memory in bytes of a process that did only this.
+
+    `cold_start_s`: from the creation of the process's first session to that session's first output.
+    """
 
     rounds: Rounds
     peak_rss: int
+    cold_start_s: float
 
 
 def race(
@@ -40,6 +46,7 @@ def race(
     threads: int | None = None,
     rounds: int = ROUNDS,
     fallback: bool = True,
+    limits: Limits = LIMITS,
 ) -> tuple[Timing, ...]:
     """One timing for each racer, on the same inputs.
 
@@ -47,19 +54,19 @@ def race(
     `LEAST_RUNS` runs) and closes its session: two live sessions would spin-wait against each other. Every other round
     runs backwards (A B, B A, …), so that none gains from its place. Raises what `Worker` raises.
     """
-    times: list[list[list[float]]] = [[] for _ in racers]
-    peaks = [0] * len(racers)
+    spells: list[list[Spell]] = [[] for _ in racers]
     order = list(range(len(racers)))
     with ExitStack() as stack:
         workers = [
-            stack.enter_context(Worker(racer.model, racer.provider, threads=threads, fallback=fallback))
-            for racer in racers
+            stack.enter_context(
+                Worker(one.model, one.provider, threads=threads, fallback=fallback, limits=limits, python=one.python)
+            )
+            for one in racers
         ]
         for number in range(rounds):
             for i in order if number % 2 == 0 else reversed(order):
-                seconds, peaks[i] = workers[i].time(inputs, seconds=ROUND_S, least=LEAST_RUNS)
-                times[i].append(seconds)
-    return tuple(Timing(rounds_, peak) for rounds_, peak in zip(times, peaks, strict=True))
+                spells[i].append(workers[i].time(inputs, seconds=ROUND_S, least=LEAST_RUNS))
+    return tuple(Timing(tuple(spell.seconds for spell in own), own[-1].peak_rss, own[0].first_s) for own in spells)
 
 
 def latencies(shape: tuple[int, int], timings: Sequence[Timing], *, relative: bool = True) -> tuple[Latency, ...]:
@@ -68,5 +75,18 @@ def latencies(shape: tuple[int, int], timings: Sequence[Timing], *, relative: bo
     for timing in timings:
         p50, p95 = quantiles_ms(timing.rounds)
         gain, interval = speedup(timings[0].rounds, timing.rounds) if relative else (None, None)
-        found.append(Latency(*shape, p50, p95, sum(map(len, timing.rounds)), gain, interval, timing.peak_rss / 1e6))
+        runs, total = sum(map(len, timing.rounds)), sum(map(sum, timing.rounds))
+        found.append(
+            Latency(
+                *shape,
+                p50,
+                p95,
+                runs,
+                gain,
+                interval,
+                timing.peak_rss / 1e6,
+                throughput=shape[0] * runs / total,
+                cold_start_s=timing.cold_start_s,
+            )
+        )
     return tuple(found)

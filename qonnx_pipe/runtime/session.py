@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as codes
 from qonnx_pipe.core.metadata import SESSION_KEY, WITHOUT_FUSION
 from qonnx_pipe.errors import DataError, ModelError, ProviderError
 from qonnx_pipe.runtime import providers
+from qonnx_pipe.runtime.failures import BAD_FILE, FAILURES, brief, is_out_of_memory
 from qonnx_pipe.runtime.machine import cores
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
@@ -30,19 +30,6 @@ ASSIGNMENT = ("session.record_ep_graph_assignment_info", "1")
 
 WITHOUT_FALLBACK = ("session.disable_cpu_ep_fallback", "1")
 """Entry that makes a node which no other provider took an error."""
-
-BAD_FILE = (codes.NoSuchFile, codes.InvalidProtobuf, codes.InvalidGraph, codes.NoModel)
-FAILURES = (
-    codes.Fail,
-    codes.InvalidArgument,
-    codes.RuntimeException,
-    codes.NotImplemented,
-    codes.EPFail,
-    codes.EngineError,
-    *BAD_FILE,
-    RuntimeError,
-)
-"""Everything that onnxruntime raises; its classes share no base."""
 
 
 @dataclass(frozen=True)
@@ -86,18 +73,24 @@ def open_session(
         options.add_session_config_entry(*WITHOUT_FALLBACK)
     if trace is not None:
         _record(options, trace)
-    arguments = providers.require(provider).session_arguments(options)
+    chosen = providers.require(provider)
+    arguments = chosen.session_arguments(options)
     try:
-        session = ort.InferenceSession(str(model), options, **arguments)
+        session = ort.InferenceSession(str(model), options, enable_fallback=0, **arguments)
         if entry := session.get_modelmeta().custom_metadata_map.get(SESSION_KEY):
             options.add_session_config_entry(*_known(entry, model))
-            session = ort.InferenceSession(str(model), options, **arguments)
-        return session
+            session = ort.InferenceSession(str(model), options, enable_fallback=0, **arguments)
     except FAILURES as error:
-        if not isinstance(error, BAD_FILE) and not _brief(error).startswith("Load model from"):
+        bad_file = isinstance(error, BAD_FILE) or brief(error).startswith("Load model from")
+        if not bad_file or is_out_of_memory(error):
             raise _provider_failed(provider, model, error) from error
-        what, fix = f"onnxruntime cannot load the model: {_brief(error)}", "export or copy the file again"
+        what, fix = f"onnxruntime cannot load the model: {brief(error)}", "export or copy the file again"
         raise ModelError(what, where=str(model), fix=fix) from error
+    if chosen.ep not in session.get_providers():  # onnxruntime leaves out what it cannot load, with a warning
+        raise _provider_failed(
+            provider, model, RuntimeError("onnxruntime cannot load it: a library or driver is missing")
+        )
+    return session
 
 
 def _record(options: ort.SessionOptions, trace: Trace) -> None:
@@ -128,7 +121,7 @@ def run_session(
         values = session.run(names, {name: inputs[name] for name in wanted})
     except codes.InvalidArgument as error:
         raise DataError(
-            f"the inputs do not fit the model: {_brief(error)}", where=str(model), fix="check shapes and types"
+            f"the inputs do not fit the model: {brief(error)}", where=str(model), fix="check shapes and types"
         ) from error
     except FAILURES as error:
         raise _provider_failed(provider, model, error) from error
@@ -151,13 +144,7 @@ def _known(entry: str, model: Path) -> tuple[str, str]:
 
 def _provider_failed(provider: str, model: Path, error: BaseException) -> ProviderError:
     return ProviderError(
-        f"provider failed: {provider}: {_brief(error)}",
+        f"provider failed: {provider}: {brief(error)}",
         where=str(model),
         fix="see `qpipe inspect` for the model's operators and types, `qpipe providers` for what this machine has",
     )
-
-
-def _brief(error: BaseException) -> str:
-    """First line of onnxruntime's message, without the code that stands before it."""
-    text = str(error).strip().splitlines() or [type(error).__name__]
-    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text[0])[:500]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -64,9 +65,16 @@ class Commands:
             "partition": found.partition and found.partition.to_json(),
         }
 
-    def check(self, provider: str) -> None:
-        """Whether a session could be given the provider: ProviderError says why not."""
-        providers.require(provider).session_arguments(ort.SessionOptions())
+    def check(self, provider: str) -> dict[str, str]:
+        """Whether a session could be given the provider, and what is installed: ProviderError says why not."""
+        found = providers.require(provider)
+        found.session_arguments(ort.SessionOptions())
+        return {
+            "version": found.version() or "",
+            "device": found.device(),
+            "onnxruntime": ort.__version__,
+            "python": sys.executable,
+        }
 
     def time(
         self,
@@ -86,15 +94,18 @@ class Commands:
         """
         clock = time.thread_time if processor else time.perf_counter
         arrays, path = _arrays(inputs), Path(model)
+        birth = time.perf_counter()
         session = open_session(path, provider, threads=threads, fallback=fallback)
-        for _ in range(WARM_UP):
+        run_session(session, arrays, model=path, provider=provider)
+        first = time.perf_counter() - birth
+        for _ in range(WARM_UP - 1):
             run_session(session, arrays, model=path, provider=provider)
         times: list[float] = []
         while len(times) < least or sum(times) < seconds:
             start = clock()
             run_session(session, arrays, model=path, provider=provider)
             times.append(clock() - start)
-        return {"seconds": times, "peak_rss": peak_rss()}
+        return {"seconds": times, "first_s": first, "peak_rss": peak_rss()}
 
 
 def _arrays(path: str) -> dict[str, npt.NDArray[np.generic]]:
@@ -110,13 +121,20 @@ def answer(commands: Commands, line: str) -> dict[str, Any]:
         return {"value": command(**request["arguments"])}
     except QpipeError as error:
         return {"error": {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}}
+    except MemoryError as error:
+        return {"error": {"kind": "ProviderError", "what": f"out of memory {error}".strip(), "where": "", "fix": ""}}
     except Exception as error:  # the worker's edge: whatever goes wrong must reach the parent as an answer
         what = f"worker failed: {type(error).__name__}: {error}"
         return {"error": {"kind": "ProviderError", "what": what, "where": "", "fix": ""}}
 
 
-def main() -> None:
-    """Answer requests until stdin ends. Native code that prints to stdout is sent to stderr."""
+def main(memory_mb: int | None = None) -> None:
+    """Answer requests until stdin ends. Native code that prints to stdout is sent to stderr.
+
+    Of more memory of its own than `memory_mb` (10⁶ bytes) it is refused any, on Linux.
+    """
+    if memory_mb is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_mb * 10**6, memory_mb * 10**6))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as replies:
         os.dup2(2, 1)

@@ -18,13 +18,13 @@ from qonnx_pipe.core.partition import Partition
 from qonnx_pipe.core.scores import accuracy, accuracy_drop, agreement
 from qonnx_pipe.core.site import Skipped
 from qonnx_pipe.core.verdict import PROVIDER_FAILED, Fidelity, Result, Size, Verdict
-from qonnx_pipe.errors import DataError, NumericsError, ProviderError
+from qonnx_pipe.errors import DataError, ModelError, NumericsError, ProviderError, QpipeError, UsageError
 from qonnx_pipe.graph.linears import linears
 from qonnx_pipe.graph.size import low_bit_bytes, size_parts
 from qonnx_pipe.graph.summary import id2label
 from qonnx_pipe.runtime import machine
 from qonnx_pipe.runtime import providers as execution
-from qonnx_pipe.runtime.client import Worker
+from qonnx_pipe.runtime.client import LIMITS, Limits, Worker
 from qonnx_pipe.runtime.race import ROUNDS, Racer, latencies, race
 from qonnx_pipe.runtime.shapes import from_batches
 from qonnx_pipe.tasks import Labels, Task
@@ -34,6 +34,8 @@ REFERENCE_PROVIDER = "cpu"
 
 NO_NOISE_DB = 200.0
 """Reported SQNR of equal tensors (it would be infinite, which JSON does not have); float32 ends near 150 dB."""
+
+MODELS = ("float", "quantized")
 
 KERNEL_SHAPE = (1, 16)
 """Batch and sequence at which kernels are counted when no shape is timed; which kernels run depends on none."""
@@ -58,6 +60,13 @@ class _Evaluation:
     threads: int | None
     rounds: int
     fallback: bool
+    limits: Limits
+    interpreters: Mapping[str, Path]
+
+    def worker(self, path: Path, provider: str) -> Worker:
+        """A worker for a model on a provider, under that provider's interpreter."""
+        python = self.interpreters.get(provider)
+        return Worker(path, provider, threads=self.threads, fallback=self.fallback, limits=self.limits, python=python)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,40 +90,82 @@ def validate(
     threads: int | None = None,
     rounds: int = ROUNDS,
     fallback: bool = True,
+    limits: Limits = LIMITS,
+    interpreters: Mapping[str, Path] | None = None,
     progress: Say | None = None,
 ) -> Verdict:
     """Judge `model` against the float `reference` on every provider; `progress` hears what is being done.
 
     Accuracy and fidelity come from all `batches`; everything is compared with the float model on the CPU. Speed is
     timed at each of `shapes` (batch, sequence) on the batches' own tokens; the gate on it takes the worst shape's
-    median. A provider that fails, or a quantized model whose outputs are no numbers, is a result with an error, and
-    its gates fail; the others are still judged. Without `fallback` a provider that leaves a node to the CPU has failed.
+    median. A provider that is missing, fails, or exceeds `limits`, or a quantized model whose outputs are no numbers,
+    is a result with an error, and its gates fail; the others are still judged. Without `fallback` a provider that
+    leaves a node to the CPU has failed. `interpreters`: provider → the Python that its workers run under.
 
     Raises ModelError for a file that is no model, DataError for data that do not fit or cannot be judged,
-    NumericsError when the float model's outputs are no numbers, ProviderError when it fails on the CPU, UsageError
-    for an unknown task or gate.
+    NumericsError when the float model's outputs are no numbers, ProviderError for an unknown provider, UsageError
+    for an unknown task or gate, or an interpreter of a provider that is not asked for.
     """
     say = progress or (lambda _: None)
     check_names(gates)
-    for provider in providers:
-        execution.require(provider)
+    chosen = dict(interpreters or {})
+    _check_providers(providers, chosen)
     size = Size(size_parts(reference).total, (parts := size_parts(model)).total, parts, low_bit_bytes(model))
     found, names = tasks.find(task), id2label(reference) or id2label(model)
-    data = _Evaluation(found, batches, _labels(found, batches, names, gates), names, shapes, threads, rounds, fallback)
-    say("cpu: float model: predictions")
-    baseline = _predict(reference, REFERENCE_PROVIDER, data)
+    labels = _labels(found, batches, names, gates)
+    data = _Evaluation(found, batches, labels, names, shapes, threads, rounds, fallback, limits, chosen)
+    say(f"{REFERENCE_PROVIDER}: float model: predictions")
+    facts: dict[str, str | int] = {**machine.facts(), "threads": threads or machine.cores()}
     results: list[Result] = []
+    baseline = _baseline(reference, data)
+    if isinstance(baseline, Result) and REFERENCE_PROVIDER not in providers:
+        results.append(baseline)
     for provider in providers:
+        try:
+            facts |= _installed(provider, data)
+        except ProviderError as failure:
+            results += [Result(provider, name, error=_reason(failure)) for name in MODELS]
+            continue
         results += _on_provider(provider, (reference, model), data, baseline, say)
-    versions = {name: execution.require(name).version() or "" for name in providers if name != execution.ALWAYS_HERE}
-    facts = {**machine.facts(), **versions, "threads": threads or machine.cores()}
     return Verdict(judge(gates, size, results), size, tuple(results), tuple(skipped), facts)
 
 
-def _on_provider(provider: str, paths: Paths, data: _Evaluation, baseline: _Predictions, say: Say) -> list[Result]:
+def _check_providers(providers: Sequence[str], interpreters: Mapping[str, Path]) -> None:
+    for provider in (*providers, *interpreters):
+        execution.check_name(provider)
+    if idle := sorted(interpreters.keys() - set(providers)):
+        what = f"an interpreter is given for {', '.join(idle)}, which is not judged"
+        raise UsageError(what, fix="add it to the providers, or take its interpreter away")
+
+
+def _installed(provider: str, data: _Evaluation) -> dict[str, str | int]:
+    """Facts about a provider for the verdict; ProviderError where it cannot run at all."""
+    if provider == execution.ALWAYS_HERE and provider not in data.interpreters:
+        return {}
+    with data.worker(Path(), provider) as worker:
+        seen = worker.check()
+    found: dict[str, str | int] = {provider: seen.version}
+    if seen.device:
+        found[f"{provider}_device"] = seen.device
+    if provider in data.interpreters:
+        found |= {f"{provider}_onnxruntime": seen.onnxruntime, f"{provider}_python": seen.python}
+    return found
+
+
+def _baseline(reference: Path, data: _Evaluation) -> _Predictions | Result:
+    """The float model's predictions, or what there is to say where its provider failed."""
+    try:
+        return _predict(reference, REFERENCE_PROVIDER, data)
+    except ProviderError as failure:
+        return Result(REFERENCE_PROVIDER, MODELS[0], error=_reason(failure))
+
+
+def _on_provider(
+    provider: str, paths: Paths, data: _Evaluation, baseline: _Predictions | Result, say: Say
+) -> list[Result]:
     """Results of the float and of the quantized model."""
     pair = []
-    for path, name in zip(paths, ("float", "quantized"), strict=True):
+    for path, name in zip(paths, MODELS, strict=True):
         say(f"{provider}: {name} model: predictions and kernels")
         pair.append(_judged(Result(provider, name), path, data, baseline))
     for batch, sequence in data.shapes:
@@ -138,7 +189,7 @@ def _labels(task: Task, batches: Sequence[Batch], names: Mapping[str, str], gate
 
 def _predict(path: Path, provider: str, data: _Evaluation) -> _Predictions:
     """Rows and classes for all batches; NumericsError when a row is no number."""
-    with Worker(path, provider, threads=data.threads, fallback=data.fallback) as worker:
+    with data.worker(path, provider) as worker:
         outputs = worker.predict(batch.inputs for batch in data.batches)
         rows = np.concatenate([data.task.scored(*pair) for pair in zip(outputs, data.batches, strict=True)])
     if broken := int((~np.isfinite(rows)).any(axis=1).sum()):
@@ -150,17 +201,23 @@ def _predict(path: Path, provider: str, data: _Evaluation) -> _Predictions:
     return _Predictions(rows, data.task.predicted(rows, data.labels, data.id2label))
 
 
-def _judged(result: Result, path: Path, data: _Evaluation, baseline: _Predictions) -> Result:
+def _judged(result: Result, path: Path, data: _Evaluation, baseline: _Predictions | Result) -> Result:
     """`result` with predictions and kernels judged, or with the error that prevented it."""
-    is_baseline = (result.model, result.provider) == ("float", REFERENCE_PROVIDER)
+    is_baseline = (result.model, result.provider) == (MODELS[0], REFERENCE_PROVIDER)
     try:
         seen = baseline if is_baseline else _predict(path, result.provider, data)
+        if isinstance(seen, Result):
+            return seen
         kernels, partition = _kernels(path, result.provider, data)
     except (ProviderError, NumericsError) as failure:
         return replace(result, error=_reason(failure))
+    except (ModelError, DataError) as failure:
+        if result.provider == REFERENCE_PROVIDER:
+            raise
+        return replace(result, error=_reason(failure))  # the CPU took the float model and the data: it is the provider
     score = accuracy(seen.classes, data.labels, name=data.task.metric)
     judged = replace(result, kernels=kernels, partition=partition, accuracy=score)
-    if is_baseline:
+    if is_baseline or isinstance(baseline, Result):
         return judged
     sqnr = float(np.clip(sqnr_db(baseline.rows, seen.rows), -NO_NOISE_DB, NO_NOISE_DB))
     return replace(
@@ -171,7 +228,7 @@ def _judged(result: Result, path: Path, data: _Evaluation, baseline: _Prediction
 
 
 def _kernels(path: Path, provider: str, data: _Evaluation) -> tuple[Kernels, Partition | None]:
-    with Worker(path, provider, threads=data.threads, fallback=data.fallback) as worker:
+    with data.worker(path, provider) as worker:
         shape = data.shapes[0] if data.shapes else KERNEL_SHAPE
         seen = worker.census(from_batches(data.batches, *shape))
         optimized = linears(seen.optimized) if seen.optimized else None
@@ -184,10 +241,18 @@ def _timed(pair: Sequence[Result], paths: Paths, data: _Evaluation, shape: Shape
     alive = [i for i, result in enumerate(results) if not result.error]
     if not alive:
         return results
-    racers = [Racer(paths[i], pair[0].provider) for i in alive]
+    provider = pair[0].provider
+    racers = [Racer(paths[i], provider, data.interpreters.get(provider)) for i in alive]
     inputs = from_batches(data.batches, *shape)
     try:
-        timings = race(racers, inputs, threads=data.threads, rounds=data.rounds, fallback=data.fallback)
+        timings = race(
+            racers,
+            inputs,
+            threads=data.threads,
+            rounds=data.rounds,
+            fallback=data.fallback,
+            limits=data.limits,
+        )
     except ProviderError as failure:
         culprits = [i for i in alive if Path(failure.where).absolute() == paths[i].absolute()] or alive
         for i in culprits:
@@ -198,7 +263,7 @@ def _timed(pair: Sequence[Result], paths: Paths, data: _Evaluation, shape: Shape
     return results
 
 
-def _reason(failure: ProviderError | NumericsError) -> str:
+def _reason(failure: QpipeError) -> str:
     """Text of a result's error; it begins with PROVIDER_FAILED exactly when the provider is to blame."""
     if isinstance(failure, NumericsError):
         return failure.what

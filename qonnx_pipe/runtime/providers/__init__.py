@@ -1,14 +1,16 @@
-"""Execution providers by name: one file each, found by its name."""
+"""Execution providers by name: one file each, found by its name, in which an underscore stands for a dash."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 from qonnx_pipe.core.kernels import Event
 from qonnx_pipe.errors import ProviderError
+from qonnx_pipe.runtime.needs import Needs
 
 ALWAYS_HERE = "cpu"
 """The provider that comes with onnxruntime."""
@@ -17,20 +19,43 @@ ALWAYS_HERE = "cpu"
 class Provider(Protocol):
     """What a file of this folder offers as `PROVIDER`."""
 
-    name: str
-    """Name in recipes and on the command line."""
-    title: str
-    """What it is, for people."""
-    install: str
-    """How to get it."""
+    @property
+    def name(self) -> str:
+        """Name in recipes and on the command line."""
 
-    ep: str
-    """Name that onnxruntime gives it."""
-    compiles: bool
-    """Whether it takes whole subgraphs, so that onnxruntime cannot write the optimized graph."""
+    @property
+    def title(self) -> str:
+        """What it is, for people."""
+
+    @property
+    def install(self) -> str:
+        """The command that brings it."""
+
+    @property
+    def requirements(self) -> tuple[str, ...]:
+        """What pip installs, beside numpy, into an environment of its own; nothing where no package has it."""
+
+    @property
+    def needs(self) -> Needs:
+        """The machines that it is made for."""
+
+    @property
+    def int8(self) -> str:
+        """Which integer types its MatMuls take, for people."""
+
+    @property
+    def ep(self) -> str:
+        """Name that onnxruntime gives it."""
+
+    @property
+    def compiles(self) -> bool:
+        """Whether it takes whole subgraphs, so that onnxruntime cannot write the optimized graph."""
 
     def version(self) -> str | None:
         """Version where it is installed, None where it is not."""
+
+    def device(self) -> str:
+        """What it runs on, "" when it does not tell; to be asked after `session_arguments`."""
 
     def session_arguments(self, options: Any) -> dict[str, object]:
         """Arguments of InferenceSession that choose it; may set what it needs in `options` (SessionOptions).
@@ -44,7 +69,7 @@ class Provider(Protocol):
 
 def known() -> tuple[str, ...]:
     """Names of all providers that qpipe knows, sorted."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+    return tuple(sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__)))
 
 
 def check_name(name: str) -> None:
@@ -59,12 +84,13 @@ def check_name(name: str) -> None:
 def find(name: str) -> Provider:
     """The provider of that name, installed or not; errors as in `check_name`."""
     check_name(name)
-    return cast(Provider, importlib.import_module(f"{__name__}.{name}").PROVIDER)
+    return cast(Provider, importlib.import_module(f"{__name__}.{name.replace('-', '_')}").PROVIDER)
 
 
 def require(name: str) -> Provider:
     """The provider of that name; ProviderError also when its package is not installed."""
     provider = find(name)
     if provider.version() is None:
-        raise ProviderError(f"execution provider {name!r} is not available here", fix=provider.install)
+        what = f"execution provider {name!r} is not available here: {sys.executable} has no such package"
+        raise ProviderError(what, fix=provider.install)
     return provider

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import onnxruntime as ort
 
-from qonnx_pipe.core.kernels import Event
+from qonnx_pipe.runtime.bundled import Bundled
+from qonnx_pipe.runtime.machine import processor
+from qonnx_pipe.runtime.needs import ANY, Needs
 
 
-@dataclass(frozen=True)
-class _Cpu:
-    name: str = "cpu"
-    title: str = "CPU (onnxruntime's own kernels)"
-    install: str = "pip install onnxruntime"
-    ep: str = "CPUExecutionProvider"
-    compiles: bool = False
+@dataclass(frozen=True, kw_only=True)
+class _Cpu(Bundled):
+    @property
+    def install(self) -> str:
+        return "pip install onnxruntime"
 
-    def version(self) -> str | None:
-        return str(ort.__version__)
+    def device(self) -> str:
+        return processor()
 
     def session_arguments(self, options: ort.SessionOptions) -> dict[str, object]:
         del options  # the defaults are right
         return {"providers": [self.ep]}
 
-    def events(self, log: Sequence[dict[str, Any]]) -> tuple[Event, ...]:
-        del log  # onnxruntime names its kernels itself
-        return ()
 
-
-PROVIDER = _Cpu()
+PROVIDER = _Cpu(
+    name="cpu",
+    title="CPU (onnxruntime's own kernels)",
+    ep="CPUExecutionProvider",
+    requirements=("onnxruntime",),
+    needs=Needs({"Linux": ANY, "Darwin": ANY, "Windows": ANY}),
+    int8="uint8 or int8 activations, int8 weights",
+)

@@ -1,21 +1,20 @@
-"""OpenVINO: Intel's compiler, a plugin beside stock onnxruntime; it takes whole subgraphs and names its kernels."""
+"""OpenVINO: Intel's compiler, a plugin that names its kernels, or bundled with an older onnxruntime, which does not."""
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 import onnxruntime as ort
 
 from qonnx_pipe.core.kernels import Event
-from qonnx_pipe.errors import ProviderError
+from qonnx_pipe.runtime.bundled import Bundled
+from qonnx_pipe.runtime.needs import X86, Needs
+from qonnx_pipe.runtime.plugin import Plugin
 
-PACKAGE = "onnxruntime-ep-openvino"
 EP = "OpenVINOExecutionProvider"
 
 PREFIX = "OV::"
@@ -28,29 +27,43 @@ WEIGHTED = "FullyConnected"
 """How OpenVINO begins the names of operations that multiply by a constant matrix."""
 
 
-@dataclass(frozen=True)
-class _OpenVino:
-    name: str = "openvino"
-    title: str = "OpenVINO (Intel processors)"
-    install: str = f"pip install {PACKAGE}; it works on Intel hardware only"
-    ep: str = EP
-    compiles: bool = True
+@dataclass(frozen=True, kw_only=True)
+class _Bundled(Bundled):
+    def settings(self, options: ort.SessionOptions) -> dict[str, str]:
+        return {"device_type": "CPU", **_settings(options)}
+
+
+BUNDLED = _Bundled(
+    name="openvino",
+    title="OpenVINO (Intel processors)",
+    ep=EP,
+    requirements=("onnxruntime-openvino==1.24.1",),
+    needs=Needs({"Linux": X86, "Windows": X86}),
+    int8="uint8 or int8 activations, int8 weights",
+    compiles=True,
+)
+"""It takes any x86-64 processor; the plugin takes Intel's alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OpenVino(Plugin):
+    """The plugin where it is installed, else the bundled build where this onnxruntime is one."""
+
+    @property
+    def requirements(self) -> tuple[str, ...]:
+        return BUNDLED.requirements
 
     def version(self) -> str | None:
-        try:
-            return metadata.version(PACKAGE)
-        except metadata.PackageNotFoundError:
-            return None
+        return super().version() or BUNDLED.version()
+
+    def device(self) -> str:
+        return super().device() if super().version() else BUNDLED.device()
 
     def session_arguments(self, options: ort.SessionOptions) -> dict[str, object]:
-        kind = ort.OrtHardwareDeviceType.CPU
-        devices = [device for device in _devices() if device.ep_name == EP and device.device.type == kind]
-        if not devices:
-            raise ProviderError(f"{PACKAGE} finds no Intel processor here", fix="run on a machine that has one")
-        # Float is float32, as everywhere; left alone, OpenVINO takes bfloat16 where the processor has it.
-        settings = {"CPU": {"INFERENCE_NUM_THREADS": options.intra_op_num_threads, "INFERENCE_PRECISION_HINT": "f32"}}
-        options.add_provider_for_devices(devices[:1], {"load_config": json.dumps(settings)})
-        return {}
+        return super().session_arguments(options) if super().version() else BUNDLED.session_arguments(options)
+
+    def settings(self, options: ort.SessionOptions) -> dict[str, str]:
+        return _settings(options)
 
     def events(self, log: Sequence[dict[str, Any]]) -> tuple[Event, ...]:
         durations: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -65,12 +78,21 @@ class _OpenVino:
         )
 
 
-def _devices() -> Sequence[ort.OrtEpDevice]:
-    """All devices that onnxruntime sees, with the plugin's; a library can be registered once in a process."""
-    if all(device.ep_name != EP for device in ort.get_ep_devices()):
-        plugin = importlib.import_module("onnxruntime_ep_openvino")
-        ort.register_execution_provider_library(EP, plugin.get_library_path())
-    return tuple(ort.get_ep_devices())
+def _settings(options: ort.SessionOptions) -> dict[str, str]:
+    """Float is float32, as everywhere; left alone, OpenVINO takes bfloat16 where the processor has it."""
+    settings = {"CPU": {"INFERENCE_NUM_THREADS": options.intra_op_num_threads, "INFERENCE_PRECISION_HINT": "f32"}}
+    return {"load_config": json.dumps(settings)}
 
 
-PROVIDER = _OpenVino()
+PROVIDER = _OpenVino(
+    name=BUNDLED.name,
+    title=BUNDLED.title,
+    ep=EP,
+    package="onnxruntime-ep-openvino",
+    module="onnxruntime_ep_openvino",
+    hardware="Intel processor",
+    kind="CPU",
+    needs=BUNDLED.needs,
+    int8=BUNDLED.int8,
+    compiles=True,
+)

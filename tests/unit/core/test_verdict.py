@@ -26,7 +26,7 @@ QUANTIZED = Result(
     accuracy_drop=Metric("accuracy_drop", 0.01, "fraction", 700, (0.0, 0.02)),
     fidelity=Fidelity(31.2, 0.997),
     latency=(
-        Latency(1, 128, 4.1, 4.6, 200, 2.7, (2.6, 2.8), 310.0),
+        Latency(1, 128, 4.1, 4.6, 200, 2.7, (2.6, 2.8), 310.0, throughput=241.0, cold_start_s=0.8),
         Latency(8, 128, 30.0, 33.0, 90, 2.4, (2.3, 2.5), 400.0),
     ),
     kernels=KERNELS,
@@ -52,7 +52,8 @@ def test_json_has_the_shape_that_interface_md_promises():
     assert {"nodes", "assigned", "subgraphs", "fallbacks"} == quantized["partition"].keys()
     assert quantized["fidelity"] == {"sqnr_db": 31.2, "agreement": 0.997}
     assert quantized["latency"][0].keys() == {
-        *("batch", "sequence", "p50_ms", "p95_ms", "n", "speedup", "speedup_interval", "peak_rss_mb")
+        *("batch", "sequence", "p50_ms", "p95_ms", "n", "speedup", "speedup_interval", "peak_rss_mb"),
+        *("throughput", "cold_start_s"),
     }
     assert quantized["kernels"]["matmul_total"] == 2
     assert quantized["kernels"]["matmul_int8"] == 1
@@ -65,6 +66,14 @@ def test_a_verdict_survives_the_file():
     assert Verdict.from_json(json.loads(text)) == VERDICT
     failed = replace(VERDICT, results=(FLOAT, Result("cpu", "quantized", error="provider failed: killed")))
     assert Verdict.from_json(json.loads(json.dumps(failed.to_json()))) == failed
+
+
+def test_a_verdict_of_an_older_version_is_read():
+    data = json.loads(json.dumps(VERDICT.to_json()))
+    for key in ("throughput", "cold_start_s"):
+        del data["results"][1]["latency"][0][key]
+    latency = Verdict.from_json(data).results[1].latency[0]
+    assert (latency.throughput, latency.cold_start_s, latency.p50_ms) == (None, None, 4.1)
 
 
 def test_an_error_fails_the_verdict_whatever_the_gates_say():

@@ -9,7 +9,7 @@ import pytest
 
 from qonnx_pipe.errors import DataError, ModelError, ProviderError
 from qonnx_pipe.runtime import client
-from qonnx_pipe.runtime.client import Worker
+from qonnx_pipe.runtime.client import Limits, Worker
 from qonnx_pipe.runtime.race import Racer, latencies, race
 from tests.zoo import graphs
 
@@ -47,10 +47,11 @@ def test_a_worker_survives_errors_and_hands_them_over_as_they_were(model, tmp_pa
 def test_a_worker_times_and_reports_its_own_memory(model):
     ballast = np.ones(100_000_000, np.uint8)  # must not show up in the child's peak
     with Worker(model, threads=1) as worker:
-        times, peak = worker.time({"x": X}, seconds=0.0, least=5)
-    assert len(times) == 5
-    assert all(0 < seconds < 5 for seconds in times)
-    assert 10e6 < peak < 10e6 + 150e6
+        spell = worker.time({"x": X}, seconds=0.0, least=5)
+    assert len(spell.seconds) == 5
+    assert all(0 < seconds < 5 for seconds in spell.seconds)
+    assert spell.first_s > min(spell.seconds), "it opens the session too"
+    assert 10e6 < spell.peak_rss < 10e6 + 150e6
     del ballast
 
 
@@ -73,10 +74,10 @@ def test_the_last_words_of_a_dead_worker_are_told(model):
         worker.time({"x": X}, seconds=0, least=1)
 
 
-def test_a_hanging_worker_is_killed_after_its_patience(model):
+def test_a_hanging_worker_is_killed_after_its_time(model):
     start = time.monotonic()
     with (
-        played_by(model, "import time; time.sleep(60)", patience=0.2) as worker,
+        played_by(model, "import time; time.sleep(60)", limits=Limits(0.2)) as worker,
         pytest.raises(ProviderError, match=r"no answer to 'time' for 0\.2 s"),
     ):
         worker.time({"x": X}, seconds=0, least=1)
@@ -106,8 +107,7 @@ def test_prints_of_native_code_do_not_spoil_the_protocol(model):
         "Commands.time = noisy\nworker.main()\n"
     )
     with played_by(model, code, threads=1) as worker:
-        times, _ = worker.time({"x": X}, seconds=0, least=2)
-    assert len(times) == 2
+        assert len(worker.time({"x": X}, seconds=0, least=2).seconds) == 2
 
 
 def test_leaving_a_worker_ends_its_process_and_removes_its_files(model):

@@ -1,10 +1,13 @@
 """OpenVINO's profile becomes events; a machine without a device is an error that says so."""
 
+from dataclasses import replace
+
 import onnxruntime as ort
 import pytest
 
 from qonnx_pipe.core.kernels import Event
 from qonnx_pipe.errors import ProviderError
+from qonnx_pipe.runtime.plugin import Plugin
 from qonnx_pipe.runtime.providers import openvino
 
 WHOLE = {"cat": "Node", "name": "OpenVINOExecutionProvider_1_0_kernel_time", "dur": 900, "args": {"op_name": "x"}}
@@ -33,12 +36,12 @@ def test_events_are_the_products_with_weights_by_their_names_in_the_file():
 
 
 def test_no_device_is_an_error(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(openvino, "_devices", tuple)
+    monkeypatch.setattr(Plugin, "version", lambda _: "1.8.1")
+    monkeypatch.setattr(type(openvino.PROVIDER), "registered", lambda _: ())
     with pytest.raises(ProviderError, match="finds no Intel processor") as caught:
         openvino.PROVIDER.session_arguments(ort.SessionOptions())
     assert caught.value.fix
 
 
 def test_without_its_package_there_is_no_version(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(openvino, "PACKAGE", "no-such-distribution")
-    assert openvino.PROVIDER.version() is None
+    assert replace(openvino.PROVIDER, package="no-such-distribution").version() is None

@@ -1,0 +1,34 @@
+"""Failures: everything that onnxruntime raises, which shares no base class, and what it says in brief."""
+
+from __future__ import annotations
+
+import re
+
+from onnxruntime.capi import onnxruntime_pybind11_state as codes
+
+BAD_FILE = (codes.NoSuchFile, codes.InvalidProtobuf, codes.InvalidGraph, codes.NoModel)
+FAILURES = (
+    codes.Fail,
+    codes.InvalidArgument,
+    codes.RuntimeException,
+    codes.NotImplemented,
+    codes.EPFail,
+    codes.EngineError,
+    *BAD_FILE,
+    RuntimeError,
+    ValueError,
+    MemoryError,
+)
+
+
+def brief(error: BaseException) -> str:
+    """First line of onnxruntime's message, without the code that stands before it; "out of memory" where it was."""
+    text = str(error).strip().splitlines() or [type(error).__name__]
+    told = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text[0])[:500]
+    return f"out of memory: {told}" if is_out_of_memory(error) else told
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was refused: C++ and the operating system say so in words."""
+    words = ("bad_alloc", "Cannot allocate memory", "Failed to allocate memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
