@@ -28,6 +28,7 @@ COMMANDS = {
     "bench": "Time several models side by side, on one provider or several.",
     "inspect": "Show what an ONNX file holds: operators, bits per layer, size, kernels.",
     "providers": "List the execution providers of this machine.",
+    "environment": "Make an interpreter of its own for a provider, for --python.",
     "recipes": "List the recipes that come with qpipe.",
     "check": "Check a recipe: all mistakes at once, with file and line.",
     "schema": "Print the JSON Schema of recipes.",

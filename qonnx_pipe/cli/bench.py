@@ -10,6 +10,7 @@ import click
 
 from qonnx_pipe.cli import output
 from qonnx_pipe.cli.shape import shape_option
+from qonnx_pipe.cli.workers import worker_options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,6 +27,7 @@ Measured = list[tuple[Path, str, int, "Latency"]]
 @shape_option
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of a session; all cores by default.")
 @click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True, help="Interleaved rounds.")
+@worker_options
 @output.json_option
 @output.verbosity_options
 def command(
@@ -36,6 +38,9 @@ def command(
     shapes: tuple[tuple[int, int], ...],
     threads: int | None,
     rounds: int,
+    interpreters: dict[str, Path],
+    time_limit: float,
+    memory_limit: int | None,
     as_json: bool,
 ) -> None:
     """Time MODELs against the first of them on the first provider, on made-up tokens without padding.
@@ -45,17 +50,27 @@ def command(
     from qonnx_pipe.graph.size import size_parts
     from qonnx_pipe.graph.summary import summarise
     from qonnx_pipe.runtime import machine
+    from qonnx_pipe.runtime.client import Limits
+    from qonnx_pipe.runtime.providers import check_interpreters
     from qonnx_pipe.runtime.race import Racer, latencies, race
     from qonnx_pipe.runtime.shapes import made_up
 
+    check_interpreters(providers, interpreters)
     sizes = {model: size_parts(model).total for model in models}
-    racers = [Racer(model, provider) for provider in providers for model in models]
+    racers = [Racer(model, provider, interpreters.get(provider)) for provider in providers for model in models]
     ports = {port.name: port for model in models for port in summarise(model).inputs}
     measured: Measured = []
     with output.progress("timing", len(shapes)) as bar:
         for shape in shapes:
             inputs = made_up(list(ports.values()), *shape)
-            timings = race(racers, inputs, threads=threads, rounds=rounds, fallback=not no_fallback)
+            timings = race(
+                racers,
+                inputs,
+                threads=threads,
+                rounds=rounds,
+                fallback=not no_fallback,
+                limits=Limits(time_limit, memory_limit),
+            )
             found = zip(racers, latencies(shape, timings), strict=True)
             measured += [(one.model, one.provider, sizes[one.model], latency) for one, latency in found]
             bar.advance()
@@ -75,7 +90,7 @@ def _table(measured: Measured) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("model", "provider", "MB", "shape", "p50 ms", "p95 ms", "speedup", "", "peak MB"):
+    for column in ("model", "provider", "MB", "shape", "p50 ms", "p95 ms", "speedup", "", "seq/s", "cold s", "peak MB"):
         table.add_column(column, justify="left" if column in ("model", "provider") else "right")
     for model, provider, size, seen in measured:
         low, high = seen.speedup_interval or (0.0, 0.0)
@@ -88,6 +103,8 @@ def _table(measured: Measured) -> Table:
             f"{seen.p95_ms:.1f}",
             f"{seen.speedup:.2f}×",
             f"[{low:.2f}, {high:.2f}]",
+            f"{seen.throughput:.1f}",
+            f"{seen.cold_start_s:.2f}",
             f"{seen.peak_rss_mb:.0f}",
         )
     return table

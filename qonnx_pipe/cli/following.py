@@ -39,6 +39,8 @@ class Follower:
                 self._stack.close()
                 self._bar = None
                 self._line(progress.stage, f"{progress.seconds:.1f} s")
+            case "warning":
+                output.LOGGER.warning("%s: %s", progress.stage, progress.text)
             case "start" if progress.total:
                 self._bar = self._stack.enter_context(output.progress(progress.text, progress.total))
             case "step":

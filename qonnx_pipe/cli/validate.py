@@ -10,6 +10,7 @@ import click
 from qonnx_pipe.cli import output
 from qonnx_pipe.cli.shape import shape_option
 from qonnx_pipe.cli.verdict_files import conclude, verdict_options
+from qonnx_pipe.cli.workers import worker_options
 from qonnx_pipe.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ MODEL = click.Path(path_type=Path)
 @click.option("--gate", "gates", multiple=True, metavar="NAME=LIMIT", help="A limit; missing one exits with code 1.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of a session; all cores by default.")
 @click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True, help="Interleaved timing rounds.")
+@worker_options
 @output.out_option("Write the verdict as JSON to this file.", required=False)
 @verdict_options
 @output.json_option
@@ -56,6 +58,9 @@ def command(
     gates: tuple[str, ...],
     threads: int | None,
     rounds: int,
+    interpreters: dict[str, Path],
+    time_limit: float,
+    memory_limit: int | None,
     out: Path | None,
     baseline: Path | None,
     junit: Path | None,
@@ -65,6 +70,7 @@ def command(
 ) -> None:
     """Compare MODEL with its float reference: accuracy, fidelity, speed, size, executed kernels."""
     from qonnx_pipe.core.baseline import against
+    from qonnx_pipe.runtime.client import Limits
     from qonnx_pipe.stages.validate import validate
 
     limits = dict(map(_limit, gates))
@@ -87,6 +93,8 @@ def command(
             threads=threads,
             rounds=rounds,
             fallback=not no_fallback,
+            limits=Limits(time_limit, memory_limit),
+            interpreters=interpreters,
             progress=say,
         )
     if before is not None:

@@ -85,8 +85,14 @@ def _results(provider: str, results: Sequence[Result]) -> Table:
         )
         table.add_row("  p95", *(f"{seen.p95_ms:.2f} ms" if seen else MISSING for seen in found))
         table.add_row("  speedup", *map(_speedup, found))
+        table.add_row("  throughput", *(_of("{:.1f} /s", seen.throughput if seen else None) for seen in found))
+        table.add_row("  cold start", *(_of("{:.2f} s", seen.cold_start_s if seen else None) for seen in found))
         table.add_row("  peak memory", *(f"{seen.peak_rss_mb:.0f} MB" if seen else MISSING for seen in found))
     return table
+
+
+def _of(form: str, value: float | None) -> str:
+    return MISSING if value is None else form.format(value)
 
 
 def _taken(part: Partition | None) -> str:
@@ -132,6 +138,10 @@ def _notes(verdict: Verdict) -> Iterator[Text]:
         for fallback in result.partition.fallbacks if result.partition else ():
             nodes = f"{fallback.count} {fallback.op_type}"
             yield Text(f"{result.provider}: {result.model} model: {nodes} fell back to {fallback.provider}", "yellow")
+        if not result.kernels and not result.error:
+            yield Text(
+                f"{result.provider}: {result.model} model: the provider does not tell which kernels ran", "yellow"
+            )
         if result.model == "quantized" and result.kernels:
             for reason, count in Counter(kernel.reason for kernel in result.kernels.floats).most_common():
                 yield Text(f"{result.provider}: {count} float MatMul{'s' if count > 1 else ''}: {reason}", "yellow")

@@ -60,6 +60,8 @@ def run(
         step = STEPS[stage](work)
         anew = first is not None and STAGES.index(stage) >= STAGES.index(first)
         entry = None if anew else work.store.get(step.key)
+        if entry is not None and stage == "validate" and _read_verdict(entry).provider_failures:
+            entry, anew = None, True  # what killed a worker may be gone
         if entry is None:
             entry = _make(step, work, anew=anew)
             recomputed.append(stage)
@@ -94,9 +96,11 @@ def _folder(stage: Stage, out: Path) -> Path:
 
 
 def _verdict(work: Work) -> Verdict | None:
-    if "validate" not in work.entries:
-        return None
-    return Verdict.from_json(json.loads(work.file("validate", "verdict.json").read_bytes()))
+    return _read_verdict(work.entries["validate"]) if "validate" in work.entries else None
+
+
+def _read_verdict(entry: Entry) -> Verdict:
+    return Verdict.from_json(json.loads(entry.path("verdict.json").read_bytes()))
 
 
 def _write_manifest(work: Work) -> None:

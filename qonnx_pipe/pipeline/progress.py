@@ -14,10 +14,10 @@ left out where no weight's rounding is learned (`stages_of`)."""
 
 @dataclass(frozen=True)
 class Progress:
-    """What a running pipeline tells: a stage is taken from the store, starts, takes a step, or is done."""
+    """What a running pipeline tells: a stage is taken from the store, starts, takes a step, is done, or warns."""
 
     stage: Stage
-    kind: Literal["cached", "start", "step", "done"]
+    kind: Literal["cached", "start", "step", "done", "warning"]
     text: str = ""
     total: int = 0
     seconds: float = 0.0

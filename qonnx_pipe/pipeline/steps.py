@@ -21,6 +21,7 @@ from qonnx_pipe.core.files import write_json
 from qonnx_pipe.core.layers import Layers
 from qonnx_pipe.core.plan import QuantPlan
 from qonnx_pipe.core.statistics import CalibrationTable, Provenance, Requests
+from qonnx_pipe.errors import ProviderError
 from qonnx_pipe.observers.encode import requests
 from qonnx_pipe.pipeline.progress import Progress, Stage
 from qonnx_pipe.pipeline.work import FLOAT, TOKENIZER, Work, libraries
@@ -191,6 +192,7 @@ def validate(work: Work) -> Step:
     settings, choice, task = work.recipe.validation, work.choice("evaluation"), work.recipe.model.task
 
     def build(folder: Path) -> None:
+        from qonnx_pipe.runtime.client import Limits
         from qonnx_pipe.stages.validate import validate as judge
 
         steps = 2 + len(settings.providers) * (2 + len(settings.latency.shapes))
@@ -207,6 +209,8 @@ def validate(work: Work) -> Step:
             skipped=work.settled_plan.skipped,
             rounds=settings.latency.rounds,
             fallback=settings.fallback,
+            limits=Limits(settings.time_limit, settings.memory_limit),
+            interpreters=settings.pythons,
             progress=lambda text: work.listen(Progress("validate", "step", text, 1)),
         )
         if work.baseline is not None:
@@ -214,8 +218,9 @@ def validate(work: Work) -> Step:
         write_json(folder / "verdict.json", verdict.to_json())
         write_json(folder / "layers.json", _layers(work, batches, work.store.workdir(step.key)).to_json())
 
+    elsewhere = [_elsewhere(*pair) for pair in settings.pythons.items()]
     measured = settings.model_dump(mode="json", exclude={"baseline"})
-    config = [task, measured, choice.batch_size, choice.max_length, _hardware()]
+    config = [task, measured, choice.batch_size, choice.max_length, _hardware(), *elsewhere]
     inputs = work.digests("export", FLOAT, *TOKENIZER) | work.digests("plan")
     inputs |= work.digests("quantize", "model.onnx", "plan.json", ENCODINGS)
     inputs |= {"data.evaluation": work.evaluation.sha256}
@@ -233,6 +238,17 @@ def _layers(work: Work, batches: Sequence[Batch], place: Path) -> Layers:
     encodings = json.loads(work.file("quantize", ENCODINGS).read_bytes())
     models = work.file("quantize", "model.onnx"), work.float_model
     return trace_stage(*models, work.settled_plan.sites, changes(encodings), batches, workdir=place)
+
+
+def _elsewhere(provider: str, python: Path) -> list[str]:
+    """What another interpreter has, which a verdict depends on as on the libraries of this one."""
+    from qonnx_pipe.runtime.client import installed
+
+    try:
+        found = installed(provider, python)
+    except ProviderError as failure:
+        return [failure.what]
+    return [found.version, found.onnxruntime, found.device]
 
 
 def report(work: Work) -> Step:

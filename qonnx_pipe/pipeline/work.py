@@ -15,8 +15,8 @@ from qonnx_pipe.core.examples import Batch, Examples
 from qonnx_pipe.core.plan import QuantPlan
 from qonnx_pipe.core.verdict import Verdict
 from qonnx_pipe.core.verdict_file import read_verdict
-from qonnx_pipe.errors import Problem, RecipeError
-from qonnx_pipe.pipeline.progress import Listener, Stage
+from qonnx_pipe.errors import Problem, ProviderError, RecipeError
+from qonnx_pipe.pipeline.progress import Listener, Progress, Stage
 from qonnx_pipe.pipeline.training import LIBRARIES, load_examples, source_of
 from qonnx_pipe.recipe import Recipe
 from qonnx_pipe.recipe.data import Calibration
@@ -41,17 +41,31 @@ class Work:
     entries: dict[Stage, Entry] = field(default_factory=dict)
 
     def check(self, stages: Sequence[Stage]) -> None:
-        """Raise at once what unknown providers, unreadable data and baselines would raise after minutes of work."""
+        """Tell at once what would come out after minutes of work.
+
+        Unknown providers, unreadable data and baselines are raised; a provider that is not installed is a warning,
+        since the others can be judged.
+        """
         for provider in self.recipe.validation.providers:
             providers.check_name(provider)
-            if "validate" in stages and provider != ALWAYS_HERE:
-                providers.require(provider)
+        if "validate" in stages:
+            self._warn_of_missing_providers()
         for stage, examples in (("calibrate", "calibration"), ("validate", "evaluation")):
             if stage in stages:
                 getattr(self, examples)
         if "validate" in stages and self.baseline is not None:
             settings, metric = self.recipe.validation, tasks.find(self.recipe.model.task).metric
             check_comparable(self.baseline, settings.providers, metric, where=str(settings.baseline_file))
+
+    def _warn_of_missing_providers(self) -> None:
+        settings = self.recipe.validation
+        for provider in settings.providers:
+            if provider in (ALWAYS_HERE, *settings.interpreters):
+                continue
+            try:
+                providers.require(provider)
+            except ProviderError as missing:
+                self.listen(Progress("validate", "warning", f"{missing.what}; to get it: {missing.fix}"))
 
     def choice(self, name: Literal["calibration", "evaluation"]) -> Calibration:
         """What the recipe says of these examples; RecipeError when it only trains."""

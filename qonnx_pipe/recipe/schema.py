@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -108,6 +109,17 @@ class Validation(Placed):
         default=True,
         description="false: a provider that leaves any node to the CPU has failed. true: such nodes are listed.",
     )
+    interpreters: Mapping[str, Text] = Field(
+        default={},
+        description="Provider: Python interpreter that its workers run under (relative: looked for beside the recipe, "
+        "then in the working directory); `qpipe environment` makes one.",
+    )
+    time_limit: Annotated[float, Field(gt=0)] = Field(
+        default=600.0, description="Seconds; a worker that answers nothing for so long is killed: its provider failed."
+    )
+    memory_limit: Positive | None = Field(
+        default=None, description="Most memory of a worker, in MB; on Linux alone. Left out: what there is."
+    )
     latency: Latency = Field(default=Latency(), description="How speed is measured.")
     gates: Gates = Field(default=Gates(), description="Limits that the verdict is judged by.")
     baseline: Text | None = Field(
@@ -128,7 +140,17 @@ class Validation(Placed):
         for index, name in enumerate(self.providers):
             if name in self.providers[:index]:
                 raise mistake("{name} is named twice", key=f"providers.{index}", fix="remove one", name=name)
+        for name in self.interpreters:
+            if name not in self.providers:
+                raise mistake(
+                    "{name} is none of the providers", key=f"interpreters.{name}", fix="add it to them", name=name
+                )
         return self
+
+    @property
+    def pythons(self) -> dict[str, Path]:
+        """`interpreters` with relative paths found."""
+        return {name: Path(self.located(written)) for name, written in self.interpreters.items()}
 
 
 class Recipe(Strict):

@@ -244,11 +244,16 @@ class Worker:
         return f" (memory limit {self._limits.memory_mb} MB)" if self._limits.memory_mb else ""
 
 
+def installed(provider: str, python: Path | None = None) -> Installed:
+    """What an interpreter has of a provider, asked by a worker of its own; ProviderError when it cannot run there."""
+    with Worker(Path(), provider, limits=Limits(LOADING_S), python=python) as worker:
+        return worker.check()
+
+
 def problem_of(provider: str) -> str:
-    """Why no session can be given a provider that is installed; "" where one can. A worker of its own asks."""
+    """Why a provider that is installed cannot run; "" where it can."""
     try:
-        with Worker(Path(), provider, limits=Limits(LOADING_S)) as worker:
-            worker.check()
+        installed(provider)
     except ProviderError as error:
         return error.what
     return ""

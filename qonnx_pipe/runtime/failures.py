@@ -21,10 +21,14 @@ FAILURES = (
 )
 
 
+PREAMBLE = re.compile(r"^(\[ONNXRuntimeError\] : \d+ : \w+ : )?(/\S+\.(cc|h):\d+ .*?\)( const)? )?")
+"""What onnxruntime puts before its message: a code, and the place in its own source."""
+
+
 def brief(error: BaseException) -> str:
-    """First line of onnxruntime's message, without the code that stands before it; "out of memory" where it was."""
+    """First line of onnxruntime's message, without the code and place before it; "out of memory" where it was."""
     text = str(error).strip().splitlines() or [type(error).__name__]
-    told = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text[0])[:500]
+    told = PREAMBLE.sub("", text[0])[:500]
     return f"out of memory: {told}" if is_out_of_memory(error) else told
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -79,17 +80,21 @@ class Plugin:
         return found
 
     def registered(self) -> Sequence[ort.OrtEpDevice]:
-        """All devices that onnxruntime sees, with the plugin's; a library can be registered once in a process."""
-        if all(device.ep_name != self.ep for device in ort.get_ep_devices()):
-            library = importlib.import_module(self.module).get_library_path()
-            try:
-                ort.register_execution_provider_library(self.ep, library)
-            except FAILURES as error:
-                what = f"{self.package} cannot be loaded: {brief(error)}"
-                raise ProviderError(what, fix="install the libraries and drivers that it names") from error
+        """All devices that onnxruntime sees, with the plugin's."""
+        try:
+            _register(self.ep, self.module)
+        except FAILURES as error:
+            what = f"{self.package} cannot be loaded: {brief(error)}"
+            raise ProviderError(what, fix="install the libraries and drivers that it names") from error
         return tuple(ort.get_ep_devices())
 
     def events(self, log: Sequence[dict[str, Any]]) -> tuple[Event, ...]:
         """None: what it compiles it does not profile."""
         del log
         return ()
+
+
+@cache
+def _register(ep: str, module: str) -> None:
+    """Once in a process: onnxruntime refuses a second time."""
+    ort.register_execution_provider_library(ep, importlib.import_module(module).get_library_path())

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -26,6 +27,13 @@ from qonnx_pipe.runtime.session import open_session, run_session
 
 WARM_UP = 2
 """Runs before the clock starts: the first allocates the arena, the second finds it."""
+
+SMALLEST = (
+    b'\x08\x08:=\n\x0e\n\x01x\n\x01x\x12\x01y"\x03Add\x12\x01g'
+    b"Z\x13\n\x01x\x12\x0e\n\x0c\x08\x01\x12\x08\n\x02\x08\x01\n\x02\x08\x01"
+    b"b\x13\n\x01y\x12\x0e\n\x0c\x08\x01\x12\x08\n\x02\x08\x01\n\x02\x08\x01B\x04\n\x00\x10\x11"
+)
+"""A model, y = x + x, as bytes: an environment that holds a provider need not hold onnx."""
 
 Opened = tuple[ort.InferenceSession, Path, str]
 
@@ -66,9 +74,13 @@ class Commands:
         }
 
     def check(self, provider: str) -> dict[str, str]:
-        """Whether a session could be given the provider, and what is installed: ProviderError says why not."""
-        found = providers.require(provider)
-        found.session_arguments(ort.SessionOptions())
+        """Run the smallest model on the provider and tell what is installed; ProviderError says why it cannot."""
+        with tempfile.TemporaryDirectory(prefix="qpipe-check-") as folder:
+            path = Path(folder) / "smallest.onnx"
+            path.write_bytes(SMALLEST)
+            session = open_session(path, provider, threads=1)
+            run_session(session, {"x": np.ones((1, 1), np.float32)}, model=path, provider=provider)
+        found = providers.find(provider)
         return {
             "version": found.version() or "",
             "device": found.device(),

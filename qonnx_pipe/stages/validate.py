@@ -12,13 +12,13 @@ from qonnx_pipe import tasks
 from qonnx_pipe.core.encoding import FloatArray
 from qonnx_pipe.core.examples import Batch
 from qonnx_pipe.core.gates import check_names, judge
-from qonnx_pipe.core.kernels import Kernels, executed
+from qonnx_pipe.core.kernels import FLOAT_ACTIVATION, FLOAT_WEIGHT, Kernels, executed
 from qonnx_pipe.core.numerics import sqnr_db
 from qonnx_pipe.core.partition import Partition
 from qonnx_pipe.core.scores import accuracy, accuracy_drop, agreement
 from qonnx_pipe.core.site import Skipped
 from qonnx_pipe.core.verdict import PROVIDER_FAILED, Fidelity, Result, Size, Verdict
-from qonnx_pipe.errors import DataError, ModelError, NumericsError, ProviderError, QpipeError, UsageError
+from qonnx_pipe.errors import DataError, ModelError, NumericsError, ProviderError, QpipeError
 from qonnx_pipe.graph.linears import linears
 from qonnx_pipe.graph.size import low_bit_bytes, size_parts
 from qonnx_pipe.graph.summary import id2label
@@ -39,6 +39,9 @@ MODELS = ("float", "quantized")
 
 KERNEL_SHAPE = (1, 16)
 """Batch and sequence at which kernels are counted when no shape is timed; which kernels run depends on none."""
+
+UNKNOWN = "unknown"
+"""Kernel of a node that a provider compiled without telling about it."""
 
 Shape = tuple[int, int]
 Paths = tuple[Path, Path]
@@ -109,7 +112,7 @@ def validate(
     say = progress or (lambda _: None)
     check_names(gates)
     chosen = dict(interpreters or {})
-    _check_providers(providers, chosen)
+    execution.check_interpreters(providers, chosen)
     size = Size(size_parts(reference).total, (parts := size_parts(model)).total, parts, low_bit_bytes(model))
     found, names = tasks.find(task), id2label(reference) or id2label(model)
     labels = _labels(found, batches, names, gates)
@@ -128,14 +131,6 @@ def validate(
             continue
         results += _on_provider(provider, (reference, model), data, baseline, say)
     return Verdict(judge(gates, size, results), size, tuple(results), tuple(skipped), facts)
-
-
-def _check_providers(providers: Sequence[str], interpreters: Mapping[str, Path]) -> None:
-    for provider in (*providers, *interpreters):
-        execution.check_name(provider)
-    if idle := sorted(interpreters.keys() - set(providers)):
-        what = f"an interpreter is given for {', '.join(idle)}, which is not judged"
-        raise UsageError(what, fix="add it to the providers, or take its interpreter away")
 
 
 def _installed(provider: str, data: _Evaluation) -> dict[str, str | int]:
@@ -227,12 +222,16 @@ def _judged(result: Result, path: Path, data: _Evaluation, baseline: _Prediction
     )
 
 
-def _kernels(path: Path, provider: str, data: _Evaluation) -> tuple[Kernels, Partition | None]:
+def _kernels(path: Path, provider: str, data: _Evaluation) -> tuple[Kernels | None, Partition | None]:
+    """What ran; no kernels where a provider compiles and tells nothing about those that could be integer ones."""
     with data.worker(path, provider) as worker:
         shape = data.shapes[0] if data.shapes else KERNEL_SHAPE
         seen = worker.census(from_batches(data.batches, *shape))
         optimized = linears(seen.optimized) if seen.optimized else None
-        return executed(linears(path), optimized, seen.events), seen.partition
+        kernels = executed(linears(path), optimized, seen.events)
+    open_ones = [node for node in kernels.nodes if node.reason not in (FLOAT_WEIGHT, FLOAT_ACTIVATION)]
+    silent = optimized is None and open_ones and all(node.kernel == UNKNOWN for node in open_ones)
+    return None if silent else kernels, seen.partition
 
 
 def _timed(pair: Sequence[Result], paths: Paths, data: _Evaluation, shape: Shape) -> list[Result]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from qonnx_pipe.core.kernels import Event
-from qonnx_pipe.errors import ProviderError
+from qonnx_pipe.errors import ProviderError, UsageError
 from qonnx_pipe.runtime.needs import Needs
 
 ALWAYS_HERE = "cpu"
@@ -41,7 +41,7 @@ class Provider(Protocol):
 
     @property
     def int8(self) -> str:
-        """Which integer types its MatMuls take, for people."""
+        """Activations × weights that its MatMul multiplies in integers, for people: "u8 or s8 × s8", "none"."""
 
     @property
     def ep(self) -> str:
@@ -79,6 +79,15 @@ def check_name(name: str) -> None:
             f"unknown execution provider {name!r}",
             fix=f"use one of {', '.join(known())}; `qpipe providers` says how to get each",
         )
+
+
+def check_interpreters(names: Sequence[str], interpreters: Mapping[str, object]) -> None:
+    """ProviderError for a name that no file has; UsageError for the interpreter of a provider not in `names`."""
+    for name in (*names, *interpreters):
+        check_name(name)
+    if idle := sorted(interpreters.keys() - set(names)):
+        what = f"an interpreter is given for {', '.join(idle)}, which is not asked to run"
+        raise UsageError(what, fix="add it to the providers, or take its interpreter away")
 
 
 def find(name: str) -> Provider:

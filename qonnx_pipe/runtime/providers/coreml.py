@@ -27,6 +27,6 @@ PROVIDER = _CoreMl(
     ep="CoreMLExecutionProvider",
     requirements=("onnxruntime",),
     needs=Needs({"Darwin": ANY}),
-    int8="no integer MatMul",
+    int8="none",
     compiles=True,
 )

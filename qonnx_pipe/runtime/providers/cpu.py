@@ -31,5 +31,5 @@ PROVIDER = _Cpu(
     ep="CPUExecutionProvider",
     requirements=("onnxruntime",),
     needs=Needs({"Linux": ANY, "Darwin": ANY, "Windows": ANY}),
-    int8="uint8 or int8 activations, int8 weights",
+    int8="u8 or s8 × s8",
 )

@@ -32,5 +32,5 @@ PROVIDER = NvidiaBuild(
     ep="CUDAExecutionProvider",
     requirements=(GPU_BUILD,),
     needs=NVIDIA,
-    int8="no integer MatMul",
+    int8="none",
 )

@@ -24,6 +24,6 @@ PROVIDER = _DirectMl(
     ep="DmlExecutionProvider",
     requirements=("onnxruntime-directml==1.24.4",),
     needs=Needs({"Windows": X86}),
-    int8="uint8 or int8 activations, int8 weights",
+    int8="u8 or s8 × s8",
     compiles=True,
 )

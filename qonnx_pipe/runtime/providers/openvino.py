@@ -39,7 +39,7 @@ BUNDLED = _Bundled(
     ep=EP,
     requirements=("onnxruntime-openvino==1.24.1",),
     needs=Needs({"Linux": X86, "Windows": X86}),
-    int8="uint8 or int8 activations, int8 weights",
+    int8="u8 or s8 × s8",
     compiles=True,
 )
 """It takes any x86-64 processor; the plugin takes Intel's alone."""

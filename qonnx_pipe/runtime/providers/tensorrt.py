@@ -38,7 +38,7 @@ PROVIDER = _TensorRt(
     ep="TensorrtExecutionProvider",
     requirements=(GPU_BUILD, "tensorrt-cu13-libs<11"),  # libnvinfer.so.10 is what it loads
     needs=NVIDIA,
-    int8="symmetric int8 activations and weights",
+    int8="s8 × s8, symmetric",
     compiles=True,
     next=("CUDAExecutionProvider",),
 )

@@ -30,6 +30,6 @@ PROVIDER = _TensorRtRtx(
     hardware="NVIDIA RTX GPU",
     kind="GPU",
     needs=Needs({"Linux": X86, "Windows": ANY}, nvidia=True),
-    int8="symmetric int8 activations and weights",
+    int8="s8 × s8, symmetric",
     compiles=True,
 )

@@ -14,5 +14,5 @@ PROVIDER = Plugin(
     hardware="GPU with a Vulkan, Direct3D 12 or Metal driver",
     kind="GPU",
     needs=Needs({"Linux": ANY, "Windows": ANY, "Darwin": ANY}),
-    int8="no integer MatMul",
+    int8="none",
 )

@@ -25,5 +25,5 @@ PROVIDER = _Xnnpack(
     ep="XnnpackExecutionProvider",
     requirements=(),
     needs=Needs({}),
-    int8="no integer MatMul",
+    int8="none",
 )
