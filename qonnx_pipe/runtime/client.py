@@ -122,7 +122,7 @@ class Worker:
             reader = threading.Thread(target=_forward, args=(self._process.stdout, self._lines), daemon=True)
             reader.start()
             stack.callback(self._hang_up)
-            stack.callback(reader.join)
+            stack.callback(reader.join, GOODBYE_S)  # a child of the worker may hold the pipe open
             stack.callback(self._process.kill)
             self._cleanup = stack.pop_all()
         return self
@@ -207,15 +207,16 @@ class Worker:
             raise self._failed(self._death())
         try:
             reply = json.loads(line)
-            error = reply.get("error")
-        except (ValueError, AttributeError):
-            self._process.kill()
-            raise self._failed(f"the worker answered {command!r} with {line[:80]!r}, no JSON object") from None
-        if error:
+            if "error" not in reply:
+                return reply["value"]
+            error = reply["error"]
             kind: type[QpipeError] = getattr(errors, error["kind"])
             limited = self._limited if kind is ProviderError else ""
-            raise kind(error["what"] + limited, where=error["where"], fix=error["fix"])
-        return reply["value"]
+            failure = kind(error["what"] + limited, where=error["where"], fix=error["fix"])
+        except (ValueError, TypeError, KeyError, AttributeError):
+            self._process.kill()
+            raise self._failed(f"the worker answered {command!r} with {line[:80]!r}, which is no answer") from None
+        raise failure
 
     def _death(self) -> str:
         """How the process ended, with its last words."""

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,13 @@ import pytest
 from qonnx_pipe import pipeline
 from qonnx_pipe.core.artifact import sha256_file
 from qonnx_pipe.core.layers import Layers
-from qonnx_pipe.core.verdict import Verdict
+from qonnx_pipe.core.verdict import Result, Verdict
 from qonnx_pipe.errors import DataError, ModelError, ProviderError
 from qonnx_pipe.pipeline import STAGES as ALL_STAGES
 from qonnx_pipe.pipeline import Progress, RunResult
 from qonnx_pipe.recipe import load
+from qonnx_pipe.runtime import client
+from qonnx_pipe.runtime.client import Installed
 from qonnx_pipe.stages.calibrate import read_table
 from qonnx_pipe.stages.round import read_rounding
 from qonnx_pipe.store import Store
@@ -218,6 +220,35 @@ def test_what_is_wrong_is_told_before_any_work(
         runner.run(override, out=tmp_path / "new", last=last)
     assert runner.heard == []
     assert not (tmp_path / "new").exists()
+
+
+def test_a_missing_provider_is_told_at_once_and_a_failed_one_is_tried_again(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store keeps a verdict for good, but not that a worker was killed."""
+    error = "provider failed: xnnpack: killed by signal 9 (SIGKILL)"
+    verdict = Verdict.from_json(json.loads((runner.project.out / "verdict.json").read_bytes()))
+    failed = replace(verdict, results=(*verdict.results, Result("xnnpack", "quantized", error=error)))
+    change = "validate.providers=[cpu, xnnpack]"
+    monkeypatch.setattr("qonnx_pipe.stages.validate.validate", lambda *_, **__: failed)
+    assert "validate" in runner.run(change).recomputed
+    first = runner.heard[0]
+    assert (first.stage, first.kind) == ("validate", "warning")
+    assert "'xnnpack' is not available here" in first.text
+    assert "validate" in runner.run(change).recomputed
+    monkeypatch.setattr("qonnx_pipe.stages.validate.validate", lambda *_, **__: verdict)
+    assert "validate" in runner.run(change).recomputed
+    assert runner.run(change).recomputed == ()
+
+
+def test_what_another_interpreter_has_decides_a_verdict(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Installed("1.24.1", "", "1.24.1", "python")
+    monkeypatch.setattr(client, "installed", lambda *_: there)
+    change = "validate={providers: [openvino], interpreters: {openvino: env/bin/python}}"
+    assert "validate" in runner.run(change).recomputed
+    assert runner.run(change).recomputed == ()
+    monkeypatch.setattr(client, "installed", lambda *_: replace(there, version="1.24.2"))
+    assert "validate" in runner.run(change).recomputed
 
 
 def test_data_that_are_not_needed_are_not_read(runner: Runner) -> None:

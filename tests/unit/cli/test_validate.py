@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import onnxruntime as ort
@@ -9,7 +10,8 @@ import pytest
 
 from qonnx_pipe.cli import main
 from qonnx_pipe.errors import ProviderError
-from qonnx_pipe.runtime import client, race
+from qonnx_pipe.runtime import client, providers, race
+from qonnx_pipe.runtime.needs import Needs
 from qonnx_pipe.runtime.providers import openvino
 from tests.unit.core.test_verdict import VERDICT
 from tests.zoo import graphs
@@ -116,6 +118,11 @@ def test_a_baseline_that_is_none_is_told(models, data, tmp_path, capsys, expecte
         (["--gate", "speedup"], (2, "is no limit")),
         (["--gate", "beauty=1"], (2, "unknown gate")),
         (["--shape", "8"], (2, "is no shape")),
+        (["--python", "openvino"], (2, "write it as PROVIDER=PATH")),
+        (["--python", "cpu=a", "--python", "cpu=b"], (2, "has two interpreters")),
+        (["--python", "openvino=python"], (2, "not asked to run")),
+        (["--python", "opnvino=python"], (4, "unknown execution provider")),
+        (["--time-limit", "0"], (2, "Invalid value")),
     ],
 )
 def test_bad_options(models, data, capsys, more, expected):
@@ -164,22 +171,63 @@ def test_inspect_tells_contents_and_kernels(models, capsys):
     assert "ran in integers" not in capsys.readouterr().out
 
 
-def test_providers_lists_the_cpu(capsys):
+def test_a_failed_provider_is_exit_code_4_before_1_and_everything_is_written(models, data, tmp_path, capsys):
+    out, junit = tmp_path / "verdict.json", tmp_path / "verdict.xml"
+    more = ["--provider", "cpu", "--provider", "xnnpack", "--gate", "sqnr_db=150", "--out", str(out)]
+    assert validate(models, data, *more, "--junit", str(junit)) == 4
+    printed = capsys.readouterr()
+    assert "'xnnpack' is not available here" in printed.err
+    assert "Traceback" not in printed.err
+    assert "throughput" in printed.out
+    assert "cold start" in printed.out
+    results = json.loads(out.read_bytes())["results"]
+    assert [one["provider"] for one in results] == ["cpu", "cpu", "xnnpack", "xnnpack"]
+    assert results[1]["fidelity"]["sqnr_db"] > 20
+    assert results[1]["latency"][0]["throughput"] > 0
+    assert results[1]["latency"][0]["cold_start_s"] > 0
+    assert results[2]["error"].startswith("provider failed: ")
+    assert "xnnpack" in junit.read_text(encoding="utf-8")
+
+
+def test_bench_under_another_interpreter(models, tmp_path, capsys):
+    words = ["bench", models[0], "--shape", "1x4", "--rounds", "1", "--threads", "1", "--json"]
+    assert main([*words, "--python", f"cpu={sys.executable}"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["results"]
+    assert row["throughput"] > 0
+    assert main([*words, "--python", f"cpu={tmp_path / 'none'}"]) == 4
+    assert "cannot be started: No such file" in capsys.readouterr().err
+
+
+def test_providers_lists_all_with_their_states(capsys):
     assert main(["providers", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["providers"]}
-    assert rows["cpu"]["version"] == ort.__version__
+    assert tuple(rows) == providers.known()
+    assert (rows["cpu"]["state"], rows["cpu"]["version"]) == ("available", ort.__version__)
+    assert rows["cpu"]["device"]
     assert rows["cpu"]["problem"] is None
+    assert rows["xnnpack"]["state"] == "impossible"
+    assert rows["xnnpack"]["problem"] == "in no package: build onnxruntime with it"
     assert main(["providers"]) == 0
-    assert "cpu: CPU" in capsys.readouterr().out
+    assert "available" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("version", "said"), [(None, "not here; to get it: pip install"), ("9.9", "which cannot run")])
-def test_providers_says_what_is_missing(monkeypatch, capsys, version, said):
-    """A package that is not there, and one that finds no device."""
+@pytest.mark.parametrize(
+    ("version", "missing", "told"),
+    [
+        (None, "", ("installable", "pip install onnxruntime-ep-openvino")),
+        (None, "needs Windows", ("impossible", "needs Windows")),
+        ("9.9", "", ("impossible", "no device")),
+    ],
+)
+def test_providers_says_what_to_do_or_why_not(monkeypatch, capsys, version, missing, told):
+    """A package that is not there, a machine that it is not made for, and one where it finds no device."""
+    monkeypatch.setattr(providers, "known", lambda: ("openvino",))
     monkeypatch.setattr(type(openvino.PROVIDER), "version", lambda _: version)
+    monkeypatch.setattr(Needs, "missing", lambda _: missing)
     monkeypatch.setattr(client.Worker, "check", refuse)
     assert main(["providers"]) == 0
-    assert said in next(line for line in capsys.readouterr().out.splitlines() if line.startswith("openvino"))
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("openvino"))
+    assert all(word in line for word in told)
 
 
 def refuse(worker):

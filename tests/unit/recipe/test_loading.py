@@ -94,6 +94,9 @@ quantize:
         ("validate: {latency: {shapes: [[1]]}}", "validate.latency.shapes[0]", "list of 2"),
         ("validate: {providers: []}", "validate.providers", "empty"),
         ("validate: {providers: [cpu, cpu]}", "validate.providers[1]", "twice"),
+        ("validate: {interpreters: {openvino: python}}", "validate.interpreters.openvino", "none of the providers"),
+        ("validate: {time_limit: 0}", "validate.time_limit", "more than 0"),
+        ("validate: {memory_limit: 0}", "validate.memory_limit", "1"),
     ],
 )
 def test_a_value_that_cannot_be(tmp_path: Path, extra: str, key: str, word: str) -> None:

@@ -92,10 +92,12 @@ def test_a_worker_that_closes_its_pipes_and_lives_on(model, monkeypatch):
         worker.time({"x": X}, seconds=0, least=1)
 
 
-@pytest.mark.parametrize("answer", ["garbage", "[1, 2]", "17", ""])
+@pytest.mark.parametrize(
+    "answer", ["garbage", "[1, 2]", "17", "", "{}", '{"error": {}}', '{"error": 4}', '{"error": {"kind": "Moon"}}']
+)
 def test_a_babbling_worker(model, answer):
     code = f"import time; input(); print({answer!r}, flush=True); time.sleep(60)"
-    with played_by(model, code) as worker, pytest.raises(ProviderError, match="no JSON object"):
+    with played_by(model, code) as worker, pytest.raises(ProviderError, match="which is no answer"):
         worker.time({"x": X}, seconds=0, least=1)
 
 

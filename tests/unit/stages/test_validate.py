@@ -2,18 +2,26 @@
 
 import json
 import os
+import re
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from qonnx_pipe.core.examples import Batch
+from qonnx_pipe.core.partition import Partition
 from qonnx_pipe.core.site import Skipped
+from qonnx_pipe.core.verdict import Result
 from qonnx_pipe.errors import DataError, ModelError, NumericsError, ProviderError, UsageError
+from qonnx_pipe.runtime import providers as execution
 from qonnx_pipe.runtime import race
-from qonnx_pipe.runtime.client import Worker
+from qonnx_pipe.runtime.census import Profile
+from qonnx_pipe.runtime.client import Installed, Limits, Worker
+from qonnx_pipe.stages import validate as stage
 from qonnx_pipe.stages.validate import validate
 from tests.zoo import graphs
+from tests.zoo.interpreters import script
 
 CLASSES = ("negative", "positive")
 
@@ -184,6 +192,104 @@ def test_a_provider_that_dies_while_timing(models, monkeypatch):
     assert dead.kernels is not None
     assert [latency.sequence for latency in whole.latency] == [5]
     assert whole.latency[0].speedup == 1.0
+
+
+def test_a_reference_that_dies_leaves_the_others_judged(models, monkeypatch):
+    """Without its predictions nothing can be compared, but accuracy and kernels are what they are."""
+    plain = Worker.predict
+
+    def fragile(self, inputs):
+        if self.model == models[1]:
+            os.kill(self._process.pid, signal.SIGKILL)
+        return plain(self, inputs)
+
+    monkeypatch.setattr(Worker, "predict", fragile)
+    verdict = judge(*models, gates={"sqnr_db": 20.0, "int8_matmuls": 0.5})
+    dead, whole = verdict.results
+    assert dead.error.startswith("provider failed: cpu: killed by signal 9")
+    assert (whole.error, whole.fidelity, whole.accuracy_drop) == ("", None, None)
+    assert whole.accuracy.n == 24
+    assert [gate.value for gate in verdict.gates] == [None, 0.5]
+
+
+def test_a_provider_that_is_not_installed_is_a_result(models):
+    verdict = judge(*models, providers=["xnnpack", "cpu"], gates={"sqnr_db": 20.0, "size_ratio": 1.0})
+    assert [(one.provider, one.model) for one in verdict.results] == [
+        *(("xnnpack", "float"), ("xnnpack", "quantized"), ("cpu", "float"), ("cpu", "quantized"))
+    ]
+    assert all("'xnnpack' is not available here" in one.error for one in verdict.provider_failures)
+    assert verdict.provider_failures == verdict.results[:2]
+    assert verdict.results[3].fidelity.sqnr_db > 20
+    assert [gate.passed for gate in verdict.gates] == [False, True], "what one provider cannot show has not passed"
+    assert not verdict.passed
+
+
+@pytest.mark.parametrize(
+    ("lines", "seconds", "error"),
+    [
+        (["exec sleep 60"], 0.2, "no answer to 'check' for 0.2 s: killed"),
+        (["kill -9 $$"], 60.0, r"killed by signal 9 \(SIGKILL\)"),
+        (["echo no such library >&2", "exit 127"], 60.0, "exit status 127; last words: no such library"),
+        (["exec cat"], 60.0, "which is no answer"),
+        (None, 60.0, "cannot be started: No such file"),
+    ],
+)
+def test_a_bad_interpreter_costs_its_provider_alone(models, monkeypatch, lines, seconds, error):
+    path = models[0].with_name("python")
+    if lines is not None:
+        script(path, *lines)
+    monkeypatch.setattr(stage, "_baseline", lambda *_: Result("cpu", "float"))  # whose worker the limit is not for
+    verdict = judge(*models, providers=["openvino"], interpreters={"openvino": path}, limits=Limits(seconds))
+    verdict = replace(verdict, results=verdict.results[1:])
+    assert [bool(re.search(error, one.error)) for one in verdict.results] == [True, True]
+    assert all(one.error.startswith("provider failed: ") for one in verdict.results)
+
+
+def test_memory_that_is_refused_is_a_result(models):
+    verdict = judge(*models, limits=Limits(memory_mb=1))
+    assert all("memory limit 1 MB" in one.error for one in verdict.results)
+    assert len(verdict.provider_failures) == 2
+
+
+def test_a_file_that_another_onnxruntime_cannot_load_is_its_providers_failure(models, monkeypatch):
+    plain = Worker.predict
+
+    def picky(self, inputs):
+        if self.provider == "elsewhere":
+            raise ModelError("onnxruntime cannot load the model: Unsupported model IR version")
+        return plain(self, inputs)
+
+    monkeypatch.setattr(Worker, "predict", picky)
+    monkeypatch.setattr(execution, "check_name", lambda _: None)
+    monkeypatch.setattr(Worker, "check", lambda self: Installed("1.0", "Chip", "1.20", "python"))
+    verdict = judge(*models, providers=["elsewhere", "cpu"])
+    assert verdict.results[1].error == (
+        "provider failed: onnxruntime cannot load the model: Unsupported model IR version"
+    )
+    assert (verdict.machine["elsewhere"], verdict.machine["elsewhere_device"]) == ("1.0", "Chip")
+    assert verdict.results[3].error == ""
+
+
+def test_an_interpreter_without_its_provider(models, tmp_path):
+    with pytest.raises(UsageError, match="given for openvino, which is not asked to run"):
+        judge(*models, interpreters={"openvino": tmp_path})
+    with pytest.raises(ProviderError, match="unknown execution provider 'opnvino'"):
+        judge(*models, interpreters={"opnvino": tmp_path})
+
+
+def test_kernels_that_a_compiler_does_not_tell_are_missing_not_zero(models, monkeypatch):
+    plain = Worker.census
+
+    def silent(self, inputs):
+        events = tuple(replace(event, node="subgraph_1", op_type="subgraph") for event in plain(self, inputs).events)
+        return Profile(None, events[:1], Partition(7, 1))
+
+    monkeypatch.setattr(Worker, "census", silent)
+    verdict = judge(*models, gates={"int8_matmuls": 0.5})
+    float_one, quantized = verdict.results
+    assert (quantized.kernels, quantized.partition) == (None, Partition(7, 1))
+    assert (float_one.kernels.integer, float_one.kernels.total) == (0, 2), "a float file has no integer kernels"
+    assert verdict.gates[0].value is None
 
 
 def test_per_axis_activations_are_a_provider_failure_with_onnxruntimes_words(tmp_path, models, capfd):
