@@ -81,7 +81,7 @@ def command(
         {"model": str(model), "provider": provider, "bytes": size, **asdict(latency)}
         for model, provider, size, latency in measured
     ]
-    facts = {**machine.facts(), "threads": threads or machine.cores()}
+    facts = machine.facts() | machine.settings(threads)
     output.emit_json({"version": 1, "provider": providers[0], "machine": facts, "results": rows})
 
 

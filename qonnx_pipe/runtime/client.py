@@ -37,7 +37,7 @@ found = importlib.util.spec_from_file_location("qonnx_pipe", {package!r})
 sys.modules["qonnx_pipe"] = importlib.util.module_from_spec(found)
 found.loader.exec_module(sys.modules["qonnx_pipe"])
 from qonnx_pipe.runtime.worker import main
-main({memory_mb})
+main({memory_mb}, {cores})
 """
 """Program of a worker: this very package, and whatever numpy and onnxruntime its interpreter has; never what lies in
 the working directory."""
@@ -85,6 +85,7 @@ class Worker:
     """A worker process for one model on one provider; use it as a context manager.
 
     `python`: the interpreter that it runs under, this one by default; it needs numpy and the provider's onnxruntime.
+    `cores`: what it is bound to, all by default.
     Every method raises what the worker's errors say, and ProviderError when the process dies, exceeds `limits` or
     answers nonsense; after these three it is gone. Entering raises ProviderError when it cannot be started.
     """
@@ -98,6 +99,7 @@ class Worker:
         fallback: bool = True,
         limits: Limits = LIMITS,
         python: Path | None = None,
+        cores: Sequence[int] = (),
         command: Sequence[str] = (),
     ) -> None:
         self.model, self.provider = model, provider
@@ -109,7 +111,7 @@ class Worker:
         }
         self._limits = limits
         package = Path(qonnx_pipe.__file__).absolute()
-        start = START.format(package=str(package), memory_mb=limits.memory_mb)
+        start = START.format(package=str(package), memory_mb=limits.memory_mb, cores=tuple(cores))
         self._command = command or (str(python.absolute()) if python else sys.executable, "-c", start)
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
 

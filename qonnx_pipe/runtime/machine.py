@@ -6,8 +6,10 @@ import os
 import platform
 import resource
 import sys
+from collections import Counter
 from pathlib import Path
 
+CPUS = Path("/sys/devices/system/cpu")
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
 """Instructions that int8 kernels are written for, as Linux names them: asimd is Neon, asimddp its dot product."""
 
@@ -15,6 +17,27 @@ FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asi
 def cores() -> int:
     """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pick(threads: int | None, devices: Path = CPUS) -> tuple[int, ...]:
+    """Cores for so many threads, of those that this process may use: one of each physical core before its second.
+
+    None: all of them. Empty where a process cannot be bound to cores.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return ()
+    turns: Counter[str] = Counter()
+    ranked = []
+    for core in sorted(os.sched_getaffinity(0)):
+        siblings = "".join(_lines(devices / f"cpu{core}" / "topology" / "thread_siblings_list")) or str(core)
+        ranked.append((turns[siblings], core))
+        turns[siblings] += 1
+    return tuple(sorted(core for _, core in sorted(ranked)[:threads]))
+
+
+def settings(threads: int | None) -> dict[str, str | int]:
+    """What timed workers are given: threads of a session, and the cores that they are bound to."""
+    return {"threads": threads or cores(), "affinity": " ".join(map(str, pick(threads))) or "not set"}
 
 
 def facts() -> dict[str, str | int]:
@@ -40,7 +63,7 @@ def flags() -> tuple[str, ...]:
     return tuple(flag for flag in FLAGS if flag in told)
 
 
-def governor(devices: Path = Path("/sys/devices/system/cpu")) -> str:
+def governor(devices: Path = CPUS) -> str:
     """How the cores choose their frequency, such as "performance"; "unknown" where the system does not tell."""
     files = sorted(devices.glob("cpu[0-9]*/cpufreq/scaling_governor"))
     return " ".join(sorted({file.read_text(encoding="utf-8").strip() for file in files})) or "unknown"

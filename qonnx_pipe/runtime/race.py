@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qonnx_pipe.core.verdict import Latency
+from qonnx_pipe.runtime import machine
 from qonnx_pipe.runtime.client import LIMITS, Limits, Spell, Worker
 from qonnx_pipe.runtime.clock import Rounds, quantiles_ms, speedup
 from qonnx_pipe.runtime.session import Arrays
@@ -52,14 +53,24 @@ def race(
 
     In every round each racer in turn gets a fresh session, warms up, is timed for `ROUND_S` seconds (at least
     `LEAST_RUNS` runs) and closes its session: two live sessions would spin-wait against each other. Every other round
-    runs backwards (A B, B A, …), so that none gains from its place. Raises what `Worker` raises.
+    runs backwards (A B, B A, …), so that none gains from its place. All are bound to the same cores, as many as
+    `threads`, so that no thread moves to a colder one. Raises what `Worker` raises.
     """
     spells: list[list[Spell]] = [[] for _ in racers]
     order = list(range(len(racers)))
+    bound = machine.pick(threads)
     with ExitStack() as stack:
         workers = [
             stack.enter_context(
-                Worker(one.model, one.provider, threads=threads, fallback=fallback, limits=limits, python=one.python)
+                Worker(
+                    one.model,
+                    one.provider,
+                    threads=threads,
+                    fallback=fallback,
+                    limits=limits,
+                    python=one.python,
+                    cores=bound,
+                )
             )
             for one in racers
         ]

@@ -140,11 +140,13 @@ def answer(commands: Commands, line: str) -> dict[str, Any]:
         return {"error": {"kind": "ProviderError", "what": what, "where": "", "fix": ""}}
 
 
-def main(memory_mb: int | None = None) -> None:
+def main(memory_mb: int | None = None, cores: tuple[int, ...] = ()) -> None:
     """Answer requests until stdin ends. Native code that prints to stdout is sent to stderr.
 
-    Of more memory of its own than `memory_mb` (10⁶ bytes) it is refused any, on Linux.
+    `memory_mb` (10⁶ bytes): on Linux no more memory of its own is given. `cores`: the only ones that it runs on.
     """
+    if cores:
+        os.sched_setaffinity(0, cores)
     if memory_mb is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (memory_mb * 10**6, memory_mb * 10**6))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle

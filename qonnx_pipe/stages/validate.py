@@ -118,7 +118,7 @@ def validate(
     labels = _labels(found, batches, names, gates)
     data = _Evaluation(found, batches, labels, names, shapes, threads, rounds, fallback, limits, chosen)
     say(f"{REFERENCE_PROVIDER}: float model: predictions")
-    facts: dict[str, str | int] = {**machine.facts(), "threads": threads or machine.cores()}
+    facts: dict[str, str | int] = machine.facts() | machine.settings(threads)
     results: list[Result] = []
     baseline = _baseline(reference, data)
     if isinstance(baseline, Result) and REFERENCE_PROVIDER not in providers:

@@ -55,6 +55,14 @@ def test_a_worker_times_and_reports_its_own_memory(model):
     del ballast
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processes cannot be bound to cores here")
+def test_a_worker_is_bound_to_its_cores(model):
+    core = max(os.sched_getaffinity(0))
+    with Worker(model, threads=1, cores=(core,)) as worker:
+        worker.time({"x": X}, seconds=0.0, least=1)
+        assert os.sched_getaffinity(worker._process.pid) == {core}
+
+
 def test_a_killed_worker(model):
     code = "import os, signal; input(); os.kill(os.getpid(), signal.SIGKILL)"
     with played_by(model, code) as worker, pytest.raises(ProviderError, match=r"killed by signal 9 \(SIGKILL\)"):

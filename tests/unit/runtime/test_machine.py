@@ -1,5 +1,6 @@
 """Facts about the machine, from what Linux says where it is Linux."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,26 @@ def test_processes_that_were_killed_for_memory(cpuinfo: Path) -> None:
     assert machine.memory_kills() == 3
     cpuinfo.write_text("", encoding="utf-8")
     assert machine.memory_kills() == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processes cannot be bound to cores here")
+def test_cores_are_picked_one_of_each_physical_core_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 5})
+    for core, siblings in {0: "0-1", 1: "0-1", 2: "2-3", 3: "2-3"}.items():
+        folder = tmp_path / f"cpu{core}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(f"{siblings}\n", encoding="utf-8")
+    assert machine.pick(1, tmp_path) == (0,)
+    assert machine.pick(3, tmp_path) == (0, 2, 5)
+    assert machine.pick(4, tmp_path) == (0, 1, 2, 5)
+    assert machine.pick(None, tmp_path) == machine.pick(9, tmp_path) == (0, 1, 2, 3, 5)
+
+
+def test_settings_say_what_timed_workers_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "pick", lambda threads: (4, 6))
+    assert machine.settings(2) == {"threads": 2, "affinity": "4 6"}
+    monkeypatch.setattr(machine, "pick", lambda threads: ())
+    assert machine.settings(3) == {"threads": 3, "affinity": "not set"}
 
 
 def test_every_fact_is_a_plain_value() -> None:
