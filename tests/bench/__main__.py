@@ -6,12 +6,13 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 
-from tests.bench import analysis, calibration, forms, providers, ptq, quantizing, rerun, speed
+from tests.bench import analysis, calibration, fairness, forms, providers, ptq, quantizing, rerun, speed
 from tests.bench.outcome import Bound, Outcome, bounds_table, record
 
 BENCHMARKS: Mapping[str, Callable[[int], Outcome]] = {
     "quality": rerun.quality,
     "rerun": rerun.rerun,
+    "fairness": fairness.fairness,
     "speed": speed.minilm,
     "speed-base": speed.bert_base,
     "calibration": calibration.duration,
