@@ -25,7 +25,8 @@ from qonnx_pipe.errors import ProviderError
 from qonnx_pipe.observers.encode import requests
 from qonnx_pipe.pipeline.progress import Progress, Stage
 from qonnx_pipe.pipeline.work import FLOAT, TOKENIZER, Work, libraries
-from qonnx_pipe.runtime import machine
+from qonnx_pipe.runtime import machine, providers
+from qonnx_pipe.runtime.providers import ALWAYS_HERE
 from qonnx_pipe.store import key_of
 
 ENCODINGS = "encodings.json"
@@ -218,9 +219,9 @@ def validate(work: Work) -> Step:
         write_json(folder / "verdict.json", verdict.to_json())
         write_json(folder / "layers.json", _layers(work, batches, work.store.workdir(step.key)).to_json())
 
-    elsewhere = [_elsewhere(*pair) for pair in settings.pythons.items()]
+    versions = [_version(provider, settings.pythons.get(provider)) for provider in settings.providers]
     measured = settings.model_dump(mode="json", exclude={"baseline"})
-    config = [task, measured, choice.batch_size, choice.max_length, _hardware(), *elsewhere]
+    config = [task, measured, choice.batch_size, choice.max_length, _hardware(), *versions]
     inputs = work.digests("export", FLOAT, *TOKENIZER) | work.digests("plan")
     inputs |= work.digests("quantize", "model.onnx", "plan.json", ENCODINGS)
     inputs |= {"data.evaluation": work.evaluation.sha256}
@@ -240,15 +241,17 @@ def _layers(work: Work, batches: Sequence[Batch], place: Path) -> Layers:
     return trace_stage(*models, work.settled_plan.sites, changes(encodings), batches, workdir=place)
 
 
-def _elsewhere(provider: str, python: Path) -> list[str]:
-    """What another interpreter has, which a verdict depends on as on the libraries of this one."""
+def _version(provider: str, python: Path | None) -> str | None:
+    """What a verdict depends on beside the libraries: a provider's own version, or what another interpreter has."""
+    if python is None:
+        return None if provider == ALWAYS_HERE else providers.find(provider).version()
     from qonnx_pipe.runtime.client import installed
 
     try:
         found = installed(provider, python)
     except ProviderError as failure:
-        return [failure.what]
-    return [found.version, found.onnxruntime, found.device]
+        return failure.what
+    return f"{found.version}, onnxruntime {found.onnxruntime}, {found.device}"
 
 
 def report(work: Work) -> Step:

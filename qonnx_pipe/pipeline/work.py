@@ -143,6 +143,6 @@ _LIBRARIES: dict[Stage, tuple[str, ...]] = {
     "calibrate": ("onnxruntime", "onnx", "onnx-ir", "tokenizers", "numpy"),
     "round": ("torch", "onnxruntime", "onnx", "onnx-ir", "tokenizers", "numpy"),
     "quantize": ("onnxruntime", "onnx", "onnx-ir", "numpy"),
-    "validate": ("onnxruntime", "onnxruntime-ep-openvino", "tokenizers", "numpy"),
+    "validate": ("onnxruntime", "tokenizers", "numpy"),
     "report": ("jinja2",),
 }

@@ -12,7 +12,7 @@ from qonnx_pipe.core.numerics import sqnr_db
 from qonnx_pipe.errors import ProviderError
 from qonnx_pipe.graph.linears import linears
 from qonnx_pipe.runtime import providers
-from qonnx_pipe.runtime.client import Worker, problem_of
+from qonnx_pipe.runtime.client import Worker, installed, problem_of
 from qonnx_pipe.runtime.session import evaluate
 from tests.zoo import graphs
 
@@ -59,6 +59,9 @@ def test_it_says_what_it_is_and_how_to_get_it(name: str) -> None:
     assert provider.name == name
     assert provider.title
     assert provider.install
+    assert provider.int8
+    assert isinstance(provider.needs.missing(), str)
+    assert provider.requirements or provider.needs.missing()
     assert provider.ep.endswith("ExecutionProvider")
 
 
@@ -66,6 +69,15 @@ def test_where_it_is_not_it_says_how_to_get_it(name: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(type(providers.find(name)), "version", lambda _: None)
     with pytest.raises(ProviderError, match="not available here") as caught:
         providers.require(name)
+    assert caught.value.fix == providers.find(name).install
+
+
+def test_where_it_is_not_a_worker_says_so(name: str) -> None:
+    if providers.find(name).version() is not None:
+        pytest.skip(f"{name} is installed")
+    with pytest.raises(ProviderError, match=f"'{name}' is not available here") as caught:
+        installed(name)
+    assert caught.value.exit_code == 4
     assert caught.value.fix == providers.find(name).install
 
 
