@@ -204,12 +204,8 @@ def _judged(result: Result, path: Path, data: _Evaluation, baseline: _Prediction
         if isinstance(seen, Result):
             return seen
         kernels, partition = _kernels(path, result.provider, data)
-    except (ProviderError, NumericsError) as failure:
+    except _failures_of(result.provider) as failure:
         return replace(result, error=_reason(failure))
-    except (ModelError, DataError) as failure:
-        if result.provider == REFERENCE_PROVIDER:
-            raise
-        return replace(result, error=_reason(failure))  # the CPU took the float model and the data: it is the provider
     score = accuracy(seen.classes, data.labels, name=data.task.metric)
     judged = replace(result, kernels=kernels, partition=partition, accuracy=score)
     if is_baseline or isinstance(baseline, Result):
@@ -252,7 +248,7 @@ def _timed(pair: Sequence[Result], paths: Paths, data: _Evaluation, shape: Shape
             fallback=data.fallback,
             limits=data.limits,
         )
-    except ProviderError as failure:
+    except _failures_of(provider) as failure:
         culprits = [i for i in alive if Path(failure.where).absolute() == paths[i].absolute()] or alive
         for i in culprits:
             results[i] = replace(results[i], error=_reason(failure))
@@ -260,6 +256,12 @@ def _timed(pair: Sequence[Result], paths: Paths, data: _Evaluation, shape: Shape
     for i, latency in zip(alive, latencies(shape, timings, relative=alive[0] == 0), strict=True):
         results[i] = replace(results[i], latency=(*results[i].latency, latency))
     return results
+
+
+def _failures_of(provider: str) -> tuple[type[QpipeError], ...]:
+    """What makes a result an error: the CPU takes every valid model and input, so elsewhere a refusal is one too."""
+    own = (ProviderError, NumericsError)
+    return own if provider == REFERENCE_PROVIDER else (*own, ModelError, DataError)
 
 
 def _reason(failure: QpipeError) -> str:

@@ -251,23 +251,43 @@ def test_memory_that_is_refused_is_a_result(models):
     assert len(verdict.provider_failures) == 2
 
 
-def test_a_file_that_another_onnxruntime_cannot_load_is_its_providers_failure(models, monkeypatch):
-    plain = Worker.predict
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """A provider of that name, whose workers run on the CPU."""
+    plain = Worker.__init__
 
-    def picky(self, inputs):
-        if self.provider == "elsewhere":
-            raise ModelError("onnxruntime cannot load the model: Unsupported model IR version")
-        return plain(self, inputs)
+    def disguised(self, model, provider="cpu", **options):
+        plain(self, model, provider, **options)
+        self._session["provider"] = "cpu"
 
-    monkeypatch.setattr(Worker, "predict", picky)
-    monkeypatch.setattr(execution, "check_name", lambda _: None)
+    monkeypatch.setattr(Worker, "__init__", disguised)
     monkeypatch.setattr(Worker, "check", lambda self: Installed("1.0", "Chip", "1.20", "python"))
-    verdict = judge(*models, providers=["elsewhere", "cpu"])
-    assert verdict.results[1].error == (
-        "provider failed: onnxruntime cannot load the model: Unsupported model IR version"
-    )
-    assert (verdict.machine["elsewhere"], verdict.machine["elsewhere_device"]) == ("1.0", "Chip")
-    assert verdict.results[3].error == ""
+    monkeypatch.setattr(execution, "check_name", lambda _: None)
+    return "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("method", "failure"),
+    [
+        ("predict", ModelError("onnxruntime cannot load the model: Unsupported model IR version")),
+        ("census", ModelError("onnxruntime cannot load the model: Unsupported model IR version")),
+        ("time", DataError("the inputs do not fit the model: Got 4 Expected 128")),
+    ],
+)
+def test_what_the_cpu_takes_and_another_provider_refuses_is_its_failure(
+    models, elsewhere, monkeypatch, method, failure
+):
+    plain = getattr(Worker, method)
+
+    def picky(self, *arguments, **options):
+        if (self.provider, self.model) == (elsewhere, models[0]):
+            raise type(failure)(failure.what, where=str(self.model))
+        return plain(self, *arguments, **options)
+
+    monkeypatch.setattr(Worker, method, picky)
+    verdict = judge(*models, providers=[elsewhere, "cpu"], shapes=[(1, 4)], rounds=1)
+    assert [one.error for one in verdict.results] == ["", f"provider failed: {failure.what}", "", ""]
+    assert (verdict.machine[elsewhere], verdict.machine["elsewhere_device"]) == ("1.0", "Chip")
 
 
 def test_an_interpreter_without_its_provider(models, tmp_path):
