@@ -19,7 +19,7 @@ SIZE_NOISE = 0.01
 def check_comparable(baseline: Verdict, providers: Sequence[str], metric: str, *, where: str) -> None:
     """Raise DataError for a baseline that judged other providers, or another task's metric."""
     fix = "make the baseline again with this recipe's settings"
-    judged = tuple(dict.fromkeys(result.provider for result in baseline.results))
+    judged = tuple(dict.fromkeys(result.provider for result in baseline.results if result.model == "quantized"))
     if set(judged) != set(providers):
         what = f"the baseline judged {', '.join(judged) or 'nothing'}, this run judges {', '.join(providers)}"
         raise DataError(what, where=where, fix=fix)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from importlib import metadata
@@ -11,8 +10,9 @@ from pathlib import Path
 from qonnx_pipe.core.artifact import Artifact, Manifest
 from qonnx_pipe.core.files import make_folder, write_json
 from qonnx_pipe.core.verdict import Verdict
+from qonnx_pipe.core.verdict_file import read_verdict
 from qonnx_pipe.pipeline.progress import STAGES, Listener, Progress, Stage
-from qonnx_pipe.pipeline.steps import STEPS, Step
+from qonnx_pipe.pipeline.steps import STEPS, VERDICT, Step
 from qonnx_pipe.pipeline.training import train
 from qonnx_pipe.pipeline.work import Work, libraries
 from qonnx_pipe.recipe import Recipe
@@ -60,7 +60,7 @@ def run(
         step = STEPS[stage](work)
         anew = first is not None and STAGES.index(stage) >= STAGES.index(first)
         entry = None if anew else work.store.get(step.key)
-        if entry is not None and stage == "validate" and _read_verdict(entry).provider_failures:
+        if entry is not None and stage == "validate" and read_verdict(entry.path(VERDICT)).provider_failures:
             entry, anew = None, True  # what killed a worker may be gone
         if entry is None:
             entry = _make(step, work, anew=anew)
@@ -96,11 +96,7 @@ def _folder(stage: Stage, out: Path) -> Path:
 
 
 def _verdict(work: Work) -> Verdict | None:
-    return _read_verdict(work.entries["validate"]) if "validate" in work.entries else None
-
-
-def _read_verdict(entry: Entry) -> Verdict:
-    return Verdict.from_json(json.loads(entry.path("verdict.json").read_bytes()))
+    return read_verdict(work.file("validate", VERDICT)) if "validate" in work.entries else None
 
 
 def _write_manifest(work: Work) -> None:

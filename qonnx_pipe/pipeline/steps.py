@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qonnx_pipe import __version__
 from qonnx_pipe.core.artifact import ANALYSIS, sha256_file, sha256_json
@@ -25,11 +26,15 @@ from qonnx_pipe.errors import ProviderError
 from qonnx_pipe.observers.encode import requests
 from qonnx_pipe.pipeline.progress import Progress, Stage
 from qonnx_pipe.pipeline.work import FLOAT, TOKENIZER, Work, libraries
+from qonnx_pipe.recipe.schema import Validation
 from qonnx_pipe.runtime import machine, providers
 from qonnx_pipe.runtime.providers import ALWAYS_HERE
 from qonnx_pipe.store import key_of
 
-ENCODINGS = "encodings.json"
+if TYPE_CHECKING:
+    from qonnx_pipe.runtime.client import Limits
+
+ENCODINGS, VERDICT = "encodings.json", "verdict.json"
 
 
 @dataclass(frozen=True)
@@ -193,7 +198,6 @@ def validate(work: Work) -> Step:
     settings, choice, task = work.recipe.validation, work.choice("evaluation"), work.recipe.model.task
 
     def build(folder: Path) -> None:
-        from qonnx_pipe.runtime.client import Limits
         from qonnx_pipe.stages.validate import validate as judge
 
         steps = 2 + len(settings.providers) * (2 + len(settings.latency.shapes))
@@ -210,13 +214,13 @@ def validate(work: Work) -> Step:
             skipped=work.settled_plan.skipped,
             rounds=settings.latency.rounds,
             fallback=settings.fallback,
-            limits=Limits(settings.time_limit, settings.memory_limit),
+            limits=_limits(settings),
             interpreters=settings.pythons,
             progress=lambda text: work.listen(Progress("validate", "step", text, 1)),
         )
         if work.baseline is not None:
             verdict = against(verdict, work.baseline)
-        write_json(folder / "verdict.json", verdict.to_json())
+        write_json(folder / VERDICT, verdict.to_json())
         write_json(folder / "layers.json", _layers(work, batches, work.store.workdir(step.key)).to_json())
 
     versions = [_version(provider, settings.pythons.get(provider)) for provider in settings.providers]
@@ -231,14 +235,30 @@ def validate(work: Work) -> Step:
     return step
 
 
+def _limits(settings: Validation) -> Limits:
+    """What a worker of the stage may take."""
+    from qonnx_pipe.runtime.client import Limits
+
+    return Limits(settings.time_limit, settings.memory_limit)
+
+
 def _layers(work: Work, batches: Sequence[Batch], place: Path) -> Layers:
     """How far the two models are apart inside."""
     from qonnx_pipe.stages.trace import trace_stage
 
     work.listen(Progress("validate", "step", "layers", 1))
     encodings = json.loads(work.file("quantize", ENCODINGS).read_bytes())
-    models = work.file("quantize", "model.onnx"), work.float_model
-    return trace_stage(*models, work.settled_plan.sites, changes(encodings), batches, workdir=place)
+    settings = work.recipe.validation
+    return trace_stage(
+        work.file("quantize", "model.onnx"),
+        work.float_model,
+        work.settled_plan.sites,
+        changes(encodings),
+        batches,
+        workdir=place,
+        limits=_limits(settings),
+        python=settings.pythons.get(ALWAYS_HERE),
+    )
 
 
 def _version(provider: str, python: Path | None) -> str | None:

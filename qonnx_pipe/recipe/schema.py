@@ -128,11 +128,6 @@ class Validation(Placed):
         "then in the working directory). What is worse by more than noise fails a gate.",
     )
 
-    @property
-    def baseline_file(self) -> Path | None:
-        """`baseline` as a path; None without one."""
-        return None if self.baseline is None else Path(self.located(self.baseline))
-
     @model_validator(mode="after")
     def _can_be_judged(self) -> Self:
         if self.gates.speedup is not None and not self.latency.shapes:
@@ -151,6 +146,11 @@ class Validation(Placed):
     def pythons(self) -> dict[str, Path]:
         """`interpreters` with relative paths found."""
         return {name: Path(self.located(written)) for name, written in self.interpreters.items()}
+
+    @property
+    def baseline_file(self) -> Path | None:
+        """`baseline` as a path; None without one."""
+        return None if self.baseline is None else Path(self.located(self.baseline))
 
 
 class Recipe(Strict):

@@ -15,7 +15,7 @@ from qonnx_pipe.core.layers import Layers, SiteFidelity
 from qonnx_pipe.core.site import Role, Site, SiteMap, Skipped
 from qonnx_pipe.errors import QpipeError
 from qonnx_pipe.graph.expose import expose, named
-from qonnx_pipe.runtime.client import Worker
+from qonnx_pipe.runtime.client import LIMITS, Limits, Worker
 
 STREAM = frozenset(
     {
@@ -63,11 +63,14 @@ def trace_stage(
     batches: Sequence[Batch],
     *,
     workdir: Path,
+    limits: Limits = LIMITS,
+    python: Path | None = None,
 ) -> Layers:
     """SQNR of the quantized `model` beside the float `reference` on the CPU, at each site of the residual stream.
 
     Copies of both models that hand out these tensors are written into `workdir`. A tensor that the quantized graph
-    lacks is skipped with the reason; so are all, where one of the copies cannot run.
+    lacks is skipped with the reason; so are all, where one of the copies cannot run within `limits`. `python`: the
+    interpreter of the CPU's workers.
     """
     wanted = [site for site in sites.activations if site.role in STREAM]
     there = named(model)
@@ -78,7 +81,8 @@ def trace_stage(
     try:
         for path, source in zip(paths, (reference, model), strict=True):
             expose(source, kept, path)
-        compared, unlike = _compared(paths, kept, changed, chosen)
+        exact, noisy = (Worker(path, limits=limits, python=python) for path in paths)
+        compared, unlike = _compared((exact, noisy), kept, changed, chosen)
     except QpipeError as failure:
         return Layers((), 0, (*gone, *(Skipped(site.id, failure.what) for site in kept)))
     return Layers(compared, sum(map(len, chosen)), (*gone, *unlike))
@@ -96,11 +100,11 @@ def _head(batch: Batch) -> Batch:
 
 
 def _compared(
-    paths: tuple[Path, Path], sites: Sequence[Site], changed: Mapping[str, Change], batches: Sequence[Batch]
+    workers: tuple[Worker, Worker], sites: Sequence[Site], changed: Mapping[str, Change], batches: Sequence[Batch]
 ) -> tuple[tuple[SiteFidelity, ...], tuple[Skipped, ...]]:
     energies = {site.id: _Energy() for site in sites}
     unlike: dict[str, Skipped] = {}
-    for batch, exact, noisy in _runs(paths, batches):
+    for batch, exact, noisy in _runs(workers, batches):
         for site in sites:
             signal, found = (outputs[site.tensor].astype(np.float32) for outputs in (exact, noisy))
             like = changed.get(site.id, Change()).undone(found, signal.shape[-1])
@@ -116,10 +120,10 @@ def _compared(
 
 
 def _runs(
-    paths: tuple[Path, Path], batches: Sequence[Batch]
+    workers: tuple[Worker, Worker], batches: Sequence[Batch]
 ) -> Iterator[tuple[Batch, Mapping[str, Array], Mapping[str, Array]]]:
     """Each batch with the outputs of both models."""
-    with Worker(paths[0]) as exact, Worker(paths[1]) as noisy:
+    with workers[0] as exact, workers[1] as noisy:
         inputs = [batch.inputs for batch in batches]
         yield from zip(batches, exact.predict(inputs), noisy.predict(inputs), strict=True)
 
