@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from qonnx_pipe.core.baseline import against, check_comparable, regressions
+from qonnx_pipe.core.verdict import PROVIDER_FAILED, Result
 from qonnx_pipe.core.verdict_file import read_verdict
 from qonnx_pipe.errors import DataError
 from tests.unit.core.test_verdict import QUANTIZED, VERDICT
@@ -46,6 +47,20 @@ def test_what_a_baseline_cannot_be_compared_with():
     assert caught.value.where == "old.json"
     with pytest.raises(DataError, match="of another task: it measured accuracy, this run measures F1"):
         check_comparable(VERDICT, ["cpu"], "F1", where="old.json")
+
+
+def test_a_float_reference_that_failed_on_the_cpu_is_no_provider_that_was_judged():
+    broken = Result("cpu", "float", error=f"{PROVIDER_FAILED}: cpu: out of memory")
+    before = replace(VERDICT, results=(broken, replace(QUANTIZED, provider="openvino")))
+    check_comparable(before, ["openvino"], "accuracy", where="old.json")
+
+
+def test_a_provider_that_failed_fails_its_gates_and_stays_the_providers_failure():
+    now = replace(VERDICT, results=(Result("cpu", "quantized", error=f"{PROVIDER_FAILED}: cpu: not available here"),))
+    judged = against(now, VERDICT)
+    assert {gate.value for gate in judged.gates if gate.name.endswith("]")} == {None}
+    assert judged.provider_failures == now.results
+    assert not [gate for gate in regressions(VERDICT, now) if gate.name.endswith("]")]  # nothing to fall below
 
 
 def test_a_verdict_is_read_back(tmp_path):

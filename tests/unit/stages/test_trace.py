@@ -15,6 +15,7 @@ from qonnx_pipe.core.layers import Layers
 from qonnx_pipe.core.plan import QuantPlan
 from qonnx_pipe.core.site import Role, Site, SiteMap
 from qonnx_pipe.recipe import load
+from qonnx_pipe.runtime.client import Limits
 from qonnx_pipe.stages.plan import plan_stage
 from qonnx_pipe.stages.quantize import quantize_stage
 from qonnx_pipe.stages.trace import BATCHES, ROWS, trace_stage
@@ -157,6 +158,12 @@ def test_a_model_that_cannot_run_skips_every_site(exact, tmp_path):
     assert found.sites == ()
     assert [skip.site for skip in found.skipped] == [SITE.id]
     assert found.skipped[0].reason
+
+
+def test_models_that_exceed_the_limits_of_a_verdict_skip_every_site(exact, tmp_path):
+    found = trace_stage(exact, exact, SiteMap((SITE,)), {}, [batch()], workdir=tmp_path, limits=Limits(seconds=1e-3))
+    assert (found.sites, [skip.site for skip in found.skipped]) == ((), [SITE.id])
+    assert "for 0.001 s: killed" in found.skipped[0].reason
 
 
 def test_an_order_is_undone_after_the_fold():
