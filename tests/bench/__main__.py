@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 
-from tests.bench import analysis, calibration, fairness, forms, providers, ptq, quantizing, rerun, speed
+from tests.bench import analysis, calibration, fairness, forms, peers, providers, ptq, quantizing, rerun, speed
 from tests.bench.outcome import Bound, Outcome, bounds_table, record
 
 BENCHMARKS: Mapping[str, Callable[[int], Outcome]] = {
@@ -21,10 +21,12 @@ BENCHMARKS: Mapping[str, Callable[[int], Outcome]] = {
     "analysis": analysis.analysis,
     "quantizing": quantizing.quantizing,
     "openvino": providers.openvino,
+    "peers": peers.peers,
+    "peers-openvino": peers.openvino,
     "ptq": ptq.ptq,
 }
-HOURS = frozenset({"ptq"})
-"""Left out unless named."""
+NAMED = frozenset({"peers", "peers-openvino", "ptq"})
+"""Left out unless named: they take hours, or environments of gigabytes."""
 
 
 def main() -> int:
@@ -36,7 +38,7 @@ def main() -> int:
     if unknown := set(arguments.names) - BENCHMARKS.keys():
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
     bounds: list[Bound] = []
-    for name in arguments.names or [name for name in BENCHMARKS if name not in HOURS]:
+    for name in arguments.names or [name for name in BENCHMARKS if name not in NAMED]:
         outcome = BENCHMARKS[name](arguments.rounds)
         record(outcome)
         bounds += outcome.bounds

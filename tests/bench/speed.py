@@ -6,29 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from qonnx_pipe import tasks
 from qonnx_pipe.core.artifact import sha256_file
-from qonnx_pipe.core.encoding import FloatArray
 from qonnx_pipe.core.examples import Batch
-from qonnx_pipe.core.kernels import Kernels, executed
-from qonnx_pipe.core.numerics import sqnr_db
 from qonnx_pipe.errors import QpipeError
-from qonnx_pipe.graph.linears import linears
-from qonnx_pipe.graph.size import size_parts
-from qonnx_pipe.runtime.client import Worker
 from qonnx_pipe.runtime.clock import speedup
 from qonnx_pipe.runtime.race import Racer, latencies, race
 from qonnx_pipe.runtime.session import evaluate
 from qonnx_pipe.runtime.shapes import from_batches
+from tests.bench import racers
 from tests.bench.made import Made, base, quickstart
 from tests.bench.outcome import Bound, Outcome, at_least
 from tests.bench.stock import stock
 
-THREADS = 2
 SHAPES = ((8, 128), (1, 128))
-COLUMNS = ("model", "MB", "SQNR dB", "int8 MatMuls", "shape", "median ms", "p95 ms", "speedup", "95 %", "peak MB")
+COLUMNS = ("model", *racers.COLUMNS, "shape", "median ms", "p95 ms", "speedup", "95 %", "peak MB")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,22 +62,23 @@ def _contest(made: Made) -> Contest:
 
 
 def _speed(title: str, contest: Contest, rounds: int, *, least_speedup: float) -> Outcome:
-    facts = _facts(contest)
+    runners = [Racer(path) for path in contest.models.values()]
+    facts = dict(zip(contest.models, racers.facts(runners, contest.made.recipe.model.task, contest.texts), strict=True))
     rows, bounds = [], []
     for shape in SHAPES:
         inputs = from_batches(contest.texts, *shape)
-        timings = race([Racer(path) for path in contest.models.values()], inputs, threads=THREADS, rounds=rounds)
+        timings = race(runners, inputs, threads=racers.THREADS, rounds=rounds)
         for name, seen in zip(contest.models, latencies(shape, timings), strict=True):
             low, high = seen.speedup_interval or (0.0, 0.0)
             times = (f"{seen.p50_ms:.2f}", f"{seen.p95_ms:.2f}", f"{seen.speedup:.2f}×", f"{low:.2f}–{high:.2f}")
-            rows.append((*facts[name], f"{shape[0]}×{shape[1]}", *times, f"{seen.peak_rss_mb:.0f}"))
+            rows.append((name, *facts[name], f"{shape[0]}×{shape[1]}", *times, f"{seen.peak_rss_mb:.0f}"))
         ours = timings[1].rounds
         against = {name: speedup(timing.rounds, ours)[0] for name, timing in zip(contest.models, timings, strict=True)}
         bounds += _bounds(f"{title}, {shape[0]}×{shape[1]}", against, least_speedup if shape == SHAPES[0] else None)
-    kernels = _kernels(contest.made.quantized, contest)
+    kernels = racers.kernels(runners[1], contest.texts)
     bounds.append(at_least(f"{title}: int8 MatMuls of {kernels.total}", kernels.integer, kernels.total))
     rows += [(name, *["–"] * (len(COLUMNS) - 2), "does not run") for name in contest.broken]
-    return Outcome(f"{title} ({THREADS} threads, {rounds} rounds)", COLUMNS, rows, bounds)
+    return Outcome(f"{title} ({racers.THREADS} threads, {rounds} rounds)", COLUMNS, rows, bounds)
 
 
 def _bounds(title: str, against: Mapping[str, float], least_speedup: float | None) -> list[Bound]:
@@ -96,28 +88,3 @@ def _bounds(title: str, against: Mapping[str, float], least_speedup: float | Non
     if least_speedup is not None:
         bounds.insert(0, at_least(f"{title}: over float", against["float"], least_speedup, "×"))
     return bounds
-
-
-def _facts(contest: Contest) -> dict[str, tuple[str, ...]]:
-    """Name → the cells that no shape changes: name, size, fidelity, kernels."""
-    reference = _rows(contest.made.float_model, contest)
-    facts: dict[str, tuple[str, ...]] = {}
-    for name, path in contest.models.items():
-        kernels = _kernels(path, contest)
-        sqnr = "–" if name == "float" else f"{sqnr_db(reference, _rows(path, contest)):.1f}"
-        facts[name] = (name, f"{size_parts(path).total / 1e6:.1f}", sqnr, f"{kernels.integer} of {kernels.total}")
-    return facts
-
-
-def _rows(path: Path, contest: Contest) -> FloatArray:
-    """What the task compares, [n, k], for all texts."""
-    task = tasks.find(contest.made.recipe.model.task)
-    with Worker(path, threads=THREADS) as worker:
-        outputs = worker.predict(batch.inputs for batch in contest.texts)
-        return np.concatenate([task.scored(*pair) for pair in zip(outputs, contest.texts, strict=True)])
-
-
-def _kernels(path: Path, contest: Contest) -> Kernels:
-    with Worker(path, threads=THREADS) as worker:
-        seen = worker.census(from_batches(contest.texts, 1, 16))
-        return executed(linears(path), linears(seen.optimized) if seen.optimized else None, seen.events)
