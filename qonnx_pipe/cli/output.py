@@ -143,6 +143,12 @@ def set_option(command: Command) -> Command:
     )(command)
 
 
+def tune_option(command: Command) -> Command:
+    """`--tune`, passed as `tune: bool`."""
+    what = "Search settings that are faster on the recipe's target: quantize.tune, with its defaults."
+    return click.option("--tune", is_flag=True, help=what)(command)
+
+
 def recipe_argument(command: Command) -> Command:
     """`RECIPE`, a file or the name of a packaged recipe, passed as `recipe: Path`."""
     return click.argument("recipe", callback=_find_recipe)(command)

@@ -21,15 +21,20 @@ FILE = click.Path(path_type=Path)
 @click.option("--calibration", type=FILE, required=True, help="A table that `qpipe calibrate` wrote for this model.")
 @output.out_option("The quantized model; its plan and its encodings are written beside it.")
 @output.set_option
+@output.tune_option
 @output.json_option
 @output.verbosity_options
 def command(
-    *, model: Path, recipe: str, calibration: Path, out: Path, overrides: tuple[str, ...], as_json: bool
+    *, model: Path, recipe: str, calibration: Path, out: Path, overrides: tuple[str, ...], tune: bool, as_json: bool
 ) -> None:
-    """Quantize MODEL as the `quantize` part of the recipe says."""
+    """Quantize MODEL as the `quantize` part of the recipe says.
+
+    With --tune the recipe's calibration texts are read too: they tell what a faster file costs in accuracy.
+    """
     from qonnx_pipe.core.artifact import sha256_file
     from qonnx_pipe.core.files import write_json
     from qonnx_pipe.errors import DataError
+    from qonnx_pipe.pipeline.tuning import asking, calibration_batches, search
     from qonnx_pipe.recipe import load
     from qonnx_pipe.recipe.library import find
     from qonnx_pipe.stages.calibrate import read_table
@@ -37,13 +42,19 @@ def command(
     from qonnx_pipe.stages.plan import plan_stage
     from qonnx_pipe.stages.quantize import quantize_stage
 
-    plan = plan_stage(load(find(recipe), overrides), model)
+    loaded = load(find(recipe), overrides)
+    loaded = asking(loaded) if tune else loaded
+    plan = plan_stage(loaded, model)
     table = read_table(calibration)
     if table.provenance.model_sha256 != sha256_file(model):
         raise DataError(
             "the table was made for another model", where=str(calibration), fix=f"`qpipe calibrate {model} …`"
         )
-    plan = settle_forms(model, plan, table)
+    if loaded.quantize.tune is None:
+        plan = settle_forms(model, plan, table)
+    else:
+        plan, tuning = search(loaded, model, table, calibration_batches(loaded, model), say=output.LOGGER.info)
+        write_json(out.with_suffix(".tuning.json"), tuning.to_json())
     encodings = quantize_stage(model, plan, table, out)
     write_json(out.with_suffix(".plan.json"), plan.to_json())
     write_json(out.with_suffix(".encodings.json"), encodings.to_json())

@@ -22,7 +22,7 @@ SHOWN: tuple[tuple[str, Stage, str], ...] = (
 )
 """What people look for in a run directory: its word, its stage, its file."""
 
-STAGE = click.Choice(["export", "plan", "calibrate", "round", "quantize", "validate", "report"])
+STAGE = click.Choice(["export", "plan", "calibrate", "tune", "round", "quantize", "validate", "report"])
 
 
 @click.command(
@@ -37,6 +37,7 @@ STAGE = click.Choice(["export", "plan", "calibrate", "round", "quantize", "valid
 @output.set_option
 @click.option("--from", "first", type=STAGE, help="Make this stage and the later ones again, whatever is cached.")
 @click.option("--until", "last", type=STAGE, help="Stop after this stage.")
+@output.tune_option
 @verdict_options
 @output.json_option
 @output.verbosity_options
@@ -47,6 +48,7 @@ def command(
     overrides: tuple[str, ...],
     first: Stage | None,
     last: Stage | None,
+    tune: bool,
     baseline: Path | None,
     junit: Path | None,
     markdown: Path | None,
@@ -57,11 +59,13 @@ def command(
     A stage whose inputs have not changed is taken from the cache; an interrupted run goes on where it stopped.
     """
     from qonnx_pipe import pipeline
+    from qonnx_pipe.pipeline.tuning import asking
     from qonnx_pipe.recipe import load
 
     if baseline is not None:
         overrides = (*overrides, f"validate.baseline={json.dumps(str(baseline.absolute()))}")
     loaded = load(recipe, overrides)
+    loaded = asking(loaded) if tune else loaded
     folder = out or Path("runs") / loaded.name
     with Follower(quiet=as_json) as follower:
         result = pipeline.run(loaded, folder, follower.hear, first=first, last=last)

@@ -81,7 +81,7 @@ def plan(work: Work) -> Step:
 
         write_json(folder / "plan.json", plan_stage(work.recipe, work.float_model).to_json())
 
-    config = work.recipe.quantize.model_dump(mode="json", exclude={"adaround"})
+    config = work.recipe.quantize.model_dump(mode="json", exclude={"adaround", "tune"})
     return Step("plan", config, work.digests("export", FLOAT), build)
 
 
@@ -114,6 +114,30 @@ def calibrate(work: Work) -> Step:
     return step
 
 
+def tune(work: Work) -> Step:
+    """Float model, statistics and texts → the plan of the fastest settings, and what was tried."""
+    choice, settings = work.choice("calibration"), work.recipe.quantize
+
+    def build(folder: Path) -> None:
+        from qonnx_pipe.pipeline.tuning import search
+        from qonnx_pipe.stages.calibrate import read_table
+
+        work.listen(Progress("tune", "start", "tuning"))
+        found, tuning = search(
+            work.recipe,
+            work.float_model,
+            read_table(work.file("calibrate", "calibration.npz")),
+            work.batches(work.calibration, choice, sort=True),
+            say=lambda text: work.listen(Progress("tune", "step", text, 1)),
+        )
+        write_json(folder / "plan.json", found.to_json())
+        write_json(folder / "tuning.json", tuning.to_json())
+
+    config = [settings.model_dump(mode="json"), work.recipe.model.task, choice.batch_size, choice.max_length]
+    inputs = work.digests("export", FLOAT, *TOKENIZER) | work.digests("plan") | work.digests("calibrate")
+    return Step("tune", [*config, *_hardware()], {**inputs, "data.calibration": work.calibration.sha256}, build)
+
+
 def round_weights(work: Work) -> Step:
     """Float model, plan, statistics and texts → learned codes; the plan too where it was still open."""
     choice, settings = work.choice("calibration"), work.recipe.quantize.adaround
@@ -140,6 +164,7 @@ def round_weights(work: Work) -> Step:
         write_rounding(folder / "rounding.npz", learned)
 
     inputs = work.digests("export", FLOAT, *TOKENIZER) | work.digests("plan") | work.digests("calibrate")
+    inputs |= work.digests("tune", "plan.json") if "tune" in work.entries else {}
     inputs |= {"data.calibration": work.calibration.sha256}
     config = [choice.batch_size, choice.max_length, settings.model_dump(), *_timed_on(work.plan)]
     step = Step("round", config, inputs, build)
@@ -166,6 +191,7 @@ def quantize(work: Work) -> Step:
 
     inputs = work.digests("export", FLOAT) | work.digests("plan") | work.digests("calibrate")
     inputs |= work.digests("round") if "round" in work.entries else {}
+    inputs |= work.digests("tune", "plan.json") if "tune" in work.entries else {}
     return Step("quantize", [name, *_timed_on(work.plan)], inputs, build)
 
 
@@ -173,9 +199,10 @@ def _settled(work: Work, table: CalibrationTable, folder: Path) -> QuantPlan:
     """The plan with every form settled, once; written into `folder` where it was still open."""
     from qonnx_pipe.stages.lowering import settle_forms
 
-    made = work.entries.get("round")
-    if made is not None and "plan.json" in made.files:
-        plan = QuantPlan.from_json(json.loads(made.path("plan.json").read_bytes()))
+    made = [work.entries[stage] for stage in ("round", "tune") if stage in work.entries]
+    settled = next((entry.path("plan.json") for entry in made if "plan.json" in entry.files), None)
+    if settled is not None:
+        plan = QuantPlan.from_json(json.loads(settled.read_bytes()))
     else:
         plan = settle_forms(work.float_model, work.plan, table)
     if plan != work.plan:
@@ -292,6 +319,7 @@ STEPS: Mapping[Stage, Callable[[Work], Step]] = {
     "export": export,
     "plan": plan,
     "calibrate": calibrate,
+    "tune": tune,
     "round": round_weights,
     "quantize": quantize,
     "validate": validate,

@@ -141,6 +141,7 @@ _LIBRARIES: dict[Stage, tuple[str, ...]] = {
     "export": ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnx-ir", "onnxsim", "onnxscript"),
     "plan": ("onnx", "onnx-ir"),
     "calibrate": ("onnxruntime", "onnx", "onnx-ir", "tokenizers", "numpy"),
+    "tune": ("onnxruntime", "onnxruntime-ep-openvino", "onnx", "onnx-ir", "tokenizers", "numpy"),
     "round": ("torch", "onnxruntime", "onnx", "onnx-ir", "tokenizers", "numpy"),
     "quantize": ("onnxruntime", "onnx", "onnx-ir", "numpy"),
     "validate": ("onnxruntime", "tokenizers", "numpy"),

@@ -119,6 +119,20 @@ class AdaRound(Strict):
     )
 
 
+class Tune(Strict):
+    """How faster settings are searched on the target: `qpipe run --tune` is the same as `tune: {}`."""
+
+    shape: tuple[Positive, Positive] = Field(default=(8, 128), description="[batch, sequence] that files are timed at.")
+    rounds: Annotated[int, Field(ge=5)] = Field(
+        default=10, description="Rounds of two files in turn, each one a pair for the interval of the speed-up."
+    )
+    loss_db: Annotated[float, Field(ge=0)] = Field(
+        default=1.0,
+        description="Most that all changes together may take from the outputs' SQNR against float, on the calibration "
+        "examples.",
+    )
+
+
 class Quantize(Strict):
     """What becomes integer, and how."""
 
@@ -152,6 +166,10 @@ class Quantize(Strict):
     )
     adaround: AdaRound = Field(
         default=AdaRound(), description="How the rounding of weights with rounding: adaround is learned."
+    )
+    tune: Tune | None = Field(
+        default=None,
+        description="Search settings that are faster on the target, beyond noise; left out: nothing is searched.",
     )
     rules: tuple[Rule, ...] = Field(default=(), description="Exceptions, in order: later rules win, key by key.")
 

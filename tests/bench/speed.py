@@ -64,7 +64,8 @@ def _contest(made: Made) -> Contest:
 def _speed(title: str, contest: Contest, rounds: int, *, least_speedup: float) -> Outcome:
     runners = [Racer(path) for path in contest.models.values()]
     facts = dict(zip(contest.models, racers.facts(runners, contest.made.recipe.model.task, contest.texts), strict=True))
-    rows, bounds = [], []
+    rows: list[Sequence[str]] = []
+    bounds: list[Bound] = []
     for shape in SHAPES:
         inputs = from_batches(contest.texts, *shape)
         timings = race(runners, inputs, threads=racers.THREADS, rounds=rounds)

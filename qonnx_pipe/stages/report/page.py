@@ -7,7 +7,7 @@ from pathlib import Path
 from qonnx_pipe.charts import page
 from qonnx_pipe.core.artifact import Manifest
 from qonnx_pipe.core.files import write_atomic
-from qonnx_pipe.stages.report import charts, decisions, distributions, kernels, layers, pareto, ranges
+from qonnx_pipe.stages.report import charts, decisions, distributions, kernels, layers, pareto, ranges, tuning
 from qonnx_pipe.stages.report.distributions import Distribution
 from qonnx_pipe.stages.report.run import Run, read_run
 
@@ -39,6 +39,7 @@ def _render(run: Run) -> str:
         tradeoff=pareto.pareto([(run.name, run.verdict)]) if run.verdict else None,
         stream=layers.stream([run.layers]),
         distributions=_distributions(run),
+        search=tuning.summarise(run.tuning) if run.tuning else None,
         ranges=ranges.summarise(run.calibration) if run.calibration else None,
         origins=_origins(run.manifest) if run.manifest else {},
     )

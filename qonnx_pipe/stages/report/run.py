@@ -19,6 +19,7 @@ from qonnx_pipe.core.encoding import Encoding
 from qonnx_pipe.core.layers import Layers
 from qonnx_pipe.core.plan import QuantPlan
 from qonnx_pipe.core.statistics import CalibrationTable, Provenance
+from qonnx_pipe.core.tuning import Tuning
 from qonnx_pipe.core.verdict import Verdict
 from qonnx_pipe.core.verdict_file import read_verdict
 from qonnx_pipe.errors import DataError
@@ -58,6 +59,7 @@ class Run:
     changes: Mapping[str, Change] = field(default_factory=dict)
     layers: Layers | None = None
     sensitivity: Chart | None = None
+    tuning: Tuning | None = None
 
 
 def read_run(folder: Path) -> Run:
@@ -74,6 +76,7 @@ def read_run(folder: Path) -> Run:
         manifest=manifest,
         export=_read(folder / "float" / "export.json", _export),
         calibration=_read(folder / "calibration.npz", _calibration),
+        tuning=_read(folder / "tuning.json", lambda path: Tuning.from_json(_json(path))),
     )
     if not any(getattr(run, part.name) for part in fields(run) if part.name != "name"):
         fix = "name the directory that `qpipe run` wrote, e.g. runs/quickstart"
