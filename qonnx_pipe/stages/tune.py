@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -73,7 +75,7 @@ def tune_stage(
     best = _Best(settings, workdir / "0.onnx", make(settings, workdir / "0.onnx"))
     start_db = fidelity(best.file)
     trials: list[Trial] = []
-    tried: set[str] = set()
+    tried = {_form(settings, settings.placement, settings.matmul_form).name}
     while change := _next(best, tried):
         tried.add(change.name)
         say(change.name)
@@ -90,30 +92,30 @@ def tune_stage(
 def changes(settings: Quantize, plan: QuantPlan) -> Iterator[Change]:
     """What is worth trying, the greatest first.
 
-    1. The other placement. 2. The other form of weight MatMuls, where the target has two. 3. For each role whose
-    activations are folded, expanded or split: one plain range. 4. The same for each expanded site alone.
+    1. Every placement with every form of weight MatMuls that the target has. 2. For each role whose activations are
+    folded, expanded or split: one plain range. 3. The same for each expanded site alone.
     """
-    other: Placement = "full" if settings.placement == "matmul_inputs" else "matmul_inputs"
-    yield _with(settings, "placement", other)
-    if settings.target == "cpu":
-        form: MatMulForm = "qdq" if settings.matmul_form == "integer" else "integer"
-        yield _with(settings, "matmul", form)
+    yield from (_form(settings, placement, form) for placement, form in product(get_args(Placement), _forms(settings)))
     formed = [entry for entry in plan.quantized if not entry.site.is_weight and _is_formed(entry)]
     for role in dict.fromkeys(entry.site.role for entry in formed):
         yield _plain(settings, f"one range at {role}", Match(role=(role,)), {"role": str(role)})
     for entry in formed:
         if entry.lowering == "expand":
-            yield _plain(
-                settings, f"one range at {entry.site.id}", Match(node=(entry.site.id,)), {"node": entry.site.id}
-            )
+            site = entry.site.id
+            yield _plain(settings, f"one range at {site}", Match(node=(site,)), {"node": site})
+
+
+def _forms(settings: Quantize) -> tuple[MatMulForm, ...]:
+    return get_args(MatMulForm) if settings.target == "cpu" else ("qdq",)
+
+
+def _form(settings: Quantize, placement: Placement, form: MatMulForm) -> Change:
+    told = {"placement": placement, "matmul": form}
+    return Change(f"{placement}, {form}", settings.model_copy(update=told), told)
 
 
 def _is_formed(entry: PlanEntry) -> bool:
     return entry.lowering in ("fold", "expand", "split") or (entry.spec is not None and entry.spec.folds)
-
-
-def _with(settings: Quantize, key: str, value: str) -> Change:
-    return Change(f"{key}: {value}", settings.model_copy(update={key: value}), {key: value})
 
 
 def _plain(settings: Quantize, name: str, match: Match, where: Mapping[str, str]) -> Change:

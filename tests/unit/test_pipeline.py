@@ -13,6 +13,9 @@ import pytest
 from qonnx_pipe import pipeline
 from qonnx_pipe.core.artifact import sha256_file
 from qonnx_pipe.core.layers import Layers
+from qonnx_pipe.core.plan import QuantPlan
+from qonnx_pipe.core.site import Role
+from qonnx_pipe.core.tuning import Tuning
 from qonnx_pipe.core.verdict import Result, Verdict
 from qonnx_pipe.errors import DataError, ModelError, ProviderError
 from qonnx_pipe.pipeline import STAGES as ALL_STAGES
@@ -22,13 +25,14 @@ from qonnx_pipe.runtime import client
 from qonnx_pipe.runtime.client import Installed
 from qonnx_pipe.stages.calibrate import read_table
 from qonnx_pipe.stages.round import read_rounding
+from qonnx_pipe.stages.tune import Measured
 from qonnx_pipe.store import Store
 from tests.zoo.projects import Project, make_project, table
 
 pytestmark = pytest.mark.export
 
-STAGES = tuple(stage for stage in ALL_STAGES if stage != "round")
-"""Of a recipe that rounds to the nearest."""
+STAGES = tuple(stage for stage in ALL_STAGES if stage not in ("tune", "round"))
+"""Of a recipe that searches nothing and rounds to the nearest."""
 
 
 @dataclass
@@ -142,6 +146,41 @@ def test_learned_rounding_is_a_stage_of_its_own(runner: Runner) -> None:
         "round",
         "quantize",
     )
+
+
+@pytest.fixture
+def qdq_is_faster(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """A search whose every file is as good as float; those of standard operators are twice as fast. What it raced."""
+    raced: list[Path] = []
+
+    def compare(_self: Measured, *files: Path) -> tuple[float, tuple[float, float]]:
+        raced.append(files[1])
+        integer = ["MatMulIntegerToFloat" in {node.op_type for node in onnx.load(file).graph.node} for file in files]
+        gain = 2.0 ** (integer[0] - integer[1])
+        return gain, (gain - 0.1, gain + 0.1)
+
+    monkeypatch.setattr(Measured, "fidelity", lambda *_: 30.0)
+    monkeypatch.setattr(Measured, "compare", compare)
+    return raced
+
+
+def test_tuning_is_a_stage_of_its_own(runner: Runner, qdq_is_faster: list[Path]) -> None:
+    """Between calibration and quantization, cached like any other; what it found is what is quantized."""
+    asked = ("quantize.tune={rounds: 5}",)
+    first = runner.run(*asked, last="quantize")
+    assert tuple(first.files) == ("export", "plan", "calibrate", "tune", "quantize")
+    assert sorted(path.name for path in first.files["tune"]) == ["plan.json", "tuning.json"]
+    tuning = Tuning.from_json(json.loads((runner.project.out / "tuning.json").read_bytes()))
+    assert [trial.name for trial in tuning.kept] == ["matmul_inputs, qdq"]
+    made = QuantPlan.from_json(json.loads((runner.project.out / "plan.json").read_bytes()))
+    assert {entry.lowering for entry in made.quantized if entry.site.role is Role.WEIGHT} == {"qdq"}
+    operators = {node.op_type for node in onnx.load(runner.project.out / "model.onnx").graph.node}
+    assert "MatMulIntegerToFloat" not in operators
+    count = len(qdq_is_faster)
+    assert runner.run(*asked, last="quantize").recomputed == ()
+    assert len(qdq_is_faster) == count > 0
+    assert runner.run(*asked, "quantize.tune.loss_db=2", last="quantize").recomputed == ("tune",)
+    assert runner.run(last="quantize").recomputed == (), "without a search the recipe holds"
 
 
 def test_tokens_that_the_plan_needs_are_collected(runner: Runner) -> None:
