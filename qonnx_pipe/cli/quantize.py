@@ -44,7 +44,7 @@ def command(
 
     loaded = load(find(recipe), overrides)
     loaded = asking(loaded) if tune else loaded
-    plan = plan_stage(loaded, model)
+    plan, tuning = plan_stage(loaded, model), None
     table = read_table(calibration)
     if table.provenance.model_sha256 != sha256_file(model):
         raise DataError(
@@ -61,9 +61,14 @@ def command(
     ratio = model.stat().st_size / out.stat().st_size
     if as_json:
         skipped = [{"site": skip.site, "reason": skip.reason} for skip in plan.skipped]
-        output.emit_json({"out": str(out), "size_ratio": ratio, "skipped": skipped})
+        searched = {"tuning": tuning.to_json()} if tuning else {}
+        output.emit_json({"out": str(out), "size_ratio": ratio, "skipped": skipped, **searched})
         return
-    console = output.stdout()
-    console.print(f"{out}: {ratio:.2f} times smaller", markup=False)
-    for skip in plan.skipped:
-        console.print(f"skipped {skip.site}: {skip.reason}", markup=False)
+    lines = [f"{out}: {ratio:.2f} times smaller"]
+    lines += [
+        f"{'kept' if trial.kept else 'tried'} {trial.name}: {trial.reason}"
+        for trial in (tuning.trials if tuning else ())
+    ]
+    lines += [f"skipped {skip.site}: {skip.reason}" for skip in plan.skipped]
+    for line in lines:
+        output.stdout().print(line, markup=False)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SHOWN: tuple[tuple[str, Stage, str], ...] = (
     ("float", "export", "model.onnx"),
     ("model", "quantize", "model.onnx"),
+    ("tuning", "tune", "tuning.json"),
     ("report", "report", "report.html"),
 )
 """What people look for in a run directory: its word, its stage, its file."""

@@ -43,11 +43,14 @@ class Work:
     def check(self, stages: Sequence[Stage]) -> None:
         """Tell at once what would come out after minutes of work.
 
-        Unknown providers, unreadable data and baselines are raised; a provider that is not installed is a warning,
-        since the others can be judged.
+        Unknown providers, unreadable data and baselines are raised, and a search whose target is not installed; a
+        provider of the verdict that is not installed is a warning, since the others can be judged.
         """
         for provider in self.recipe.validation.providers:
             providers.check_name(provider)
+        target = self.recipe.quantize.target
+        if "tune" in stages and target not in (ALWAYS_HERE, *self.recipe.validation.interpreters):
+            providers.require(target)
         if "validate" in stages:
             self._warn_of_missing_providers()
         for stage, examples in (("calibrate", "calibration"), ("validate", "evaluation")):
@@ -141,7 +144,7 @@ _LIBRARIES: dict[Stage, tuple[str, ...]] = {
     "export": ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnx-ir", "onnxsim", "onnxscript"),
     "plan": ("onnx", "onnx-ir"),
     "calibrate": ("onnxruntime", "onnx", "onnx-ir", "tokenizers", "numpy"),
-    "tune": ("onnxruntime", "onnxruntime-ep-openvino", "onnx", "onnx-ir", "tokenizers", "numpy"),
+    "tune": ("onnxruntime", "onnx", "onnx-ir", "tokenizers", "numpy"),
     "round": ("torch", "onnxruntime", "onnx", "onnx-ir", "tokenizers", "numpy"),
     "quantize": ("onnxruntime", "onnx", "onnx-ir", "numpy"),
     "validate": ("onnxruntime", "tokenizers", "numpy"),

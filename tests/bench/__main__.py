@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 
-from tests.bench import analysis, calibration, fairness, forms, peers, providers, ptq, quantizing, rerun, speed
+from tests.bench import analysis, calibration, fairness, forms, peers, providers, ptq, quantizing, rerun, speed, tuning
 from tests.bench.outcome import Bound, Outcome, bounds_table, record
 
 BENCHMARKS: Mapping[str, Callable[[int], Outcome]] = {
@@ -21,6 +21,7 @@ BENCHMARKS: Mapping[str, Callable[[int], Outcome]] = {
     "analysis": analysis.analysis,
     "quantizing": quantizing.quantizing,
     "openvino": providers.openvino,
+    "tuning": tuning.tuning,
     "peers": peers.peers,
     "peers-openvino": peers.openvino,
     "ptq": ptq.ptq,

@@ -55,6 +55,12 @@ def at_most(name: str, value: float, limit: float, unit: str = "") -> Bound:
     return Bound(name, value, limit, False, unit)
 
 
+def not_slower(name: str, ratio: float, interval: tuple[float, float]) -> Bound:
+    """Faster, or as fast within noise: the upper end of the speed-up's interval reaches 1."""
+    low, high = interval
+    return at_least(f"{name}: {ratio:.2f}× ({low:.2f}–{high:.2f}), upper end", high, 1.0, "×")
+
+
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table with aligned columns; numbers stand at the right."""
     table = [tuple(columns), *map(tuple, rows)]

@@ -15,7 +15,7 @@ from qonnx_pipe.runtime.race import Racer, Timing, latencies, race
 from qonnx_pipe.runtime.shapes import from_batches
 from tests.bench import base_model, racers
 from tests.bench.made import Made, base, make
-from tests.bench.outcome import Bound, Outcome, at_least, at_most
+from tests.bench.outcome import Bound, Outcome, at_least, at_most, not_slower
 from tests.bench.peers_made import NATIVE, OPENVINO, PEERS, SERVER, Missing, Peer, make_files
 
 SHAPES = ((1, 32), (1, 128), (8, 128))
@@ -49,7 +49,11 @@ def peers(rounds: int) -> Outcome:
     found = _race(runners, made, rounds)
     bounds = [_over(FLOAT, OURS, found, SHAPES[-1], LEAST_SPEEDUP)]
     rivals = [name for name in runners if name not in (FLOAT, OURS)]
-    bounds += [_not_slower(name, found, shape) for shape in SHAPES for name in rivals]
+    bounds += [
+        not_slower(f"over {name}, {_name(shape)}", *speedup(found[shape][name].rounds, found[shape][OURS].rounds))
+        for shape in SHAPES
+        for name in rivals
+    ]
     title = f"Peers, BERT-base size ({racers.THREADS} threads, {rounds} rounds)"
     return Outcome(title, COLUMNS, _rows(runners, found, made, notes), bounds)
 
@@ -126,12 +130,6 @@ def _over(
 ) -> Bound:
     ratio, _ = speedup(found[shape][slow].rounds, found[shape][fast].rounds)
     return at_least(f"{fast}: over {slow}, {_name(shape)}", ratio, least, "×")
-
-
-def _not_slower(name: str, found: Mapping[tuple[int, int], Timings], shape: tuple[int, int]) -> Bound:
-    """Faster or equal: the upper end of the interval reaches 1."""
-    ratio, (low, high) = speedup(found[shape][name].rounds, found[shape][OURS].rounds)
-    return at_least(f"over {name}, {_name(shape)}: {ratio:.2f}× ({low:.2f}–{high:.2f}), upper end", high, 1.0, "×")
 
 
 def _name(shape: tuple[int, int]) -> str:

@@ -86,12 +86,17 @@ def optimum_dynamic(model: Path, batches: Batches, target: Path) -> None:
 
 
 def nncf_onnx(model: Path, batches: Batches, target: Path) -> None:
-    """NNCF's post-training quantization of the ONNX file, for transformers."""
+    """NNCF's post-training quantization of the ONNX file, for transformers.
+
+    Written in opset 20: in 21, onnxruntime 1.31 refuses what its own optimizer makes of signed quantizers.
+    """
     import nncf
     import onnx
+    from onnx.version_converter import convert_version
 
     settings = {"model_type": nncf.ModelType.TRANSFORMER, "subset_size": len(batches)}
-    onnx.save(nncf.quantize(onnx.load(model), nncf.Dataset(batches), **settings), target)
+    quantized = nncf.quantize(onnx.load(model), nncf.Dataset(batches), **settings)
+    onnx.save(convert_version(quantized, 20), target)
 
 
 def nncf_openvino(model: Path, batches: Batches, target: Path) -> None:

@@ -107,6 +107,21 @@ def test_a_quantized_model_is_not_quantized_again(
 
 
 @pytest.mark.export
+def test_tuning_asks_for_texts_and_their_tokenizer(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--recipe", str(made / "recipe.yaml"), "--out", str(tmp_path / "q.onnx"), "--tune"]
+    given += ["--calibration", str(made / "run/calibration.npz")]
+    alone = shutil.copy(made / "run/float/model.onnx", tmp_path / "alone.onnx")
+    assert main(["quantize", str(alone), *given]) == 3
+    assert "tokenizer.json" in message(capsys)
+    text_gone = ["--set", f"data.calibration.source={tmp_path / 'gone.csv'}"]
+    assert main(["quantize", str(made / "run/float/model.onnx"), *given, *text_gone]) == 3
+    assert "gone.csv" in message(capsys)
+    assert not (tmp_path / "q.onnx").exists()
+
+
+@pytest.mark.export
 def test_table_of_another_model_and_no_table(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = onnx.load(made / "run/float/model.onnx")
     model.doc_string = "another"

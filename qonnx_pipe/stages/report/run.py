@@ -30,6 +30,8 @@ Values = npt.NDArray[Any]
 
 ENCODINGS = "encodings.json"
 
+TUNING = "tuning.json"
+
 
 @dataclass(frozen=True)
 class Export:
@@ -76,12 +78,17 @@ def read_run(folder: Path) -> Run:
         manifest=manifest,
         export=_read(folder / "float" / "export.json", _export),
         calibration=_read(folder / "calibration.npz", _calibration),
-        tuning=_read(folder / "tuning.json", lambda path: Tuning.from_json(_json(path))),
+        tuning=_read(folder / TUNING, lambda path: Tuning.from_json(_json(path))) if _is_of(manifest, TUNING) else None,
     )
     if not any(getattr(run, part.name) for part in fields(run) if part.name != "name"):
         fix = "name the directory that `qpipe run` wrote, e.g. runs/quickstart"
         raise DataError("this is no run directory", where=str(folder), fix=fix)
     return run
+
+
+def _is_of(manifest: Manifest | None, name: str) -> bool:
+    """Whether a file that only some runs leave is of this run, and not of one that had the folder before."""
+    return manifest is None or any(artifact.path == name for artifact in manifest.artifacts)
 
 
 def _read(path: Path, load: Callable[[Path], Value]) -> Value | None:

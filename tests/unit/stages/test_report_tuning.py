@@ -1,5 +1,8 @@
 """The page tells every trial of a search, and nothing of a search where there was none."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from qonnx_pipe.core.files import write_json
@@ -15,10 +18,18 @@ TRIALS = (
 TUNING = Tuning("cpu", (8, 128), 10, 27.5, 26.5, TRIALS)
 
 
+def tuned(run: Path, tuning: object) -> None:
+    """Leave a search in a run directory, as the pipeline does."""
+    write_json(run / "tuning.json", tuning)
+    manifest = json.loads((run / "manifest.json").read_bytes())
+    manifest["artifacts"].append({**manifest["artifacts"][0], "kind": "tune:tuning.json", "path": "tuning.json"})
+    write_json(run / "manifest.json", manifest)
+
+
 def test_every_trial_is_told(tmp_path):
     run = make_run(tmp_path, SMALL)
     assert "Tuning" not in Page(page_of(run)).text
-    write_json(run / "tuning.json", TUNING.to_json())
+    tuned(run, TUNING.to_json())
     html = page_of(run)
     text = Page(html).text
     assert "3 changes were tried on cpu at 8 × 128 tokens" in text
@@ -30,6 +41,12 @@ def test_every_trial_is_told(tmp_path):
 
 def test_a_damaged_file_is_an_error(tmp_path):
     run = make_run(tmp_path, SMALL)
-    write_json(run / "tuning.json", {"version": 1})
+    tuned(run, {"version": 1})
     with pytest.raises(DataError, match="damaged"):
         page_of(run)
+
+
+def test_a_search_of_an_earlier_run_is_not_told(tmp_path):
+    run = make_run(tmp_path, SMALL)
+    write_json(run / "tuning.json", TUNING.to_json())
+    assert "Tuning" not in Page(page_of(run)).text
