@@ -71,7 +71,7 @@ def openvino(rounds: int) -> Outcome:
     runners = {
         FLOAT: Racer(made.float_model),
         COMPILED: Racer(ours.quantized, "openvino"),
-        NATIVE.name: Racer(theirs, "OpenVINO", command=(str(OPENVINO.python), str(SERVER))),
+        NATIVE.name: Racer(theirs, "OpenVINO", command=(*OPENVINO.command, str(SERVER))),
     }
     found = _race(runners, made, rounds)
     bounds = [_over(FLOAT, COMPILED, found, SHAPES[-1], LEAST_COMPILED)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -31,6 +30,11 @@ class Environment:
         """Its interpreter."""
         return (DATA / "peers" / self.name / "bin" / "python").absolute()
 
+    @property
+    def command(self) -> tuple[str, str]:
+        """How it starts, isolated: neither PYTHONPATH nor what lies beside a script counts."""
+        return str(self.python), "-I"
+
     def install(self) -> None:
         """Make it where it is not there yet; CalledProcessError where pip cannot."""
         done = self.python.parents[1] / "packages.txt"
@@ -38,7 +42,7 @@ class Environment:
         if done.is_file() and done.read_text() == wanted:
             return
         _run(sys.executable, "-m", "venv", str(self.python.parents[1]))
-        _run(str(self.python), "-m", "pip", "install", "--quiet", *self.packages)
+        _run(*self.command, "-m", "pip", "install", "--quiet", *self.packages)
         done.write_text(wanted)
 
 
@@ -96,7 +100,7 @@ def _make(peer: Peer, model: Path, batches: Path, folder: Path) -> Path | Missin
     partial = target.with_stem(f"{peer.tool}-partial")
     try:
         peer.environment.install()
-        _run(str(peer.environment.python), str(TOOLS), peer.tool, *map(str, (model, batches, partial)))
+        _run(*peer.environment.command, str(TOOLS), peer.tool, *map(str, (model, batches, partial)))
     except subprocess.CalledProcessError as failure:
         words = (failure.stderr or "").strip().splitlines()
         return Missing(peer, words[-1][:120] if words else f"ended with {failure.returncode}")
@@ -106,5 +110,4 @@ def _make(peer: Peer, model: Path, batches: Path, folder: Path) -> Path | Missin
 
 
 def _run(*command: str) -> None:
-    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    subprocess.run(command, check=True, env=outside, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

@@ -10,7 +10,6 @@ import os
 import resource
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,5 +75,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.remove(str(Path(__file__).parent))
     main()
