@@ -98,7 +98,7 @@ def _problem(racer: Racer, texts: Sequence[Batch]) -> str:
         with racer.worker() as worker:
             list(worker.predict([texts[0].inputs]))
     except QpipeError as failure:
-        return failure.what
+        return failure.what[:120]
     return ""
 
 
