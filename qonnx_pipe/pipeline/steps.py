@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from qonnx_pipe import __version__
 from qonnx_pipe.core.artifact import ANALYSIS, sha256_file, sha256_json
@@ -22,17 +21,12 @@ from qonnx_pipe.core.files import write_json
 from qonnx_pipe.core.layers import Layers
 from qonnx_pipe.core.plan import QuantPlan
 from qonnx_pipe.core.statistics import CalibrationTable, Provenance, Requests
-from qonnx_pipe.errors import ProviderError
 from qonnx_pipe.observers.encode import requests
+from qonnx_pipe.pipeline.measuring import hardware, limits_of, versions
 from qonnx_pipe.pipeline.progress import Progress, Stage
 from qonnx_pipe.pipeline.work import FLOAT, TOKENIZER, Work, libraries
-from qonnx_pipe.recipe.schema import Validation
-from qonnx_pipe.runtime import machine, providers
 from qonnx_pipe.runtime.providers import ALWAYS_HERE
 from qonnx_pipe.store import key_of
-
-if TYPE_CHECKING:
-    from qonnx_pipe.runtime.client import Limits
 
 ENCODINGS, VERDICT = "encodings.json", "verdict.json"
 
@@ -133,9 +127,11 @@ def tune(work: Work) -> Step:
         write_json(folder / "plan.json", found.to_json())
         write_json(folder / "tuning.json", tuning.to_json())
 
-    config = [settings.model_dump(mode="json"), work.recipe.model.task, choice.batch_size, choice.max_length]
+    judged = versions(dict.fromkeys((ALWAYS_HERE, settings.target)), work.recipe.validation)
+    texts = [work.recipe.model.task, choice.batch_size, choice.max_length]
+    config = [settings.model_dump(mode="json"), *texts, hardware(), *judged]
     inputs = work.digests("export", FLOAT, *TOKENIZER) | work.digests("plan") | work.digests("calibrate")
-    return Step("tune", [*config, *_hardware()], {**inputs, "data.calibration": work.calibration.sha256}, build)
+    return Step("tune", config, {**inputs, "data.calibration": work.calibration.sha256}, build)
 
 
 def round_weights(work: Work) -> Step:
@@ -212,12 +208,7 @@ def _settled(work: Work, table: CalibrationTable, folder: Path) -> QuantPlan:
 
 def _timed_on(plan: QuantPlan) -> list[str | int]:
     """The hardware whose times decide the forms that a plan leaves open; nothing where none is open."""
-    return _hardware() if any(entry.lowering == "auto" for entry in plan.entries) else []
-
-
-def _hardware() -> list[str | int]:
-    """What measured times hold for."""
-    return [machine.processor(), machine.cores()]
+    return hardware() if any(entry.lowering == "auto" for entry in plan.entries) else []
 
 
 def validate(work: Work) -> Step:
@@ -241,7 +232,7 @@ def validate(work: Work) -> Step:
             skipped=work.settled_plan.skipped,
             rounds=settings.latency.rounds,
             fallback=settings.fallback,
-            limits=_limits(settings),
+            limits=limits_of(settings),
             interpreters=settings.pythons,
             progress=lambda text: work.listen(Progress("validate", "step", text, 1)),
         )
@@ -250,9 +241,8 @@ def validate(work: Work) -> Step:
         write_json(folder / VERDICT, verdict.to_json())
         write_json(folder / "layers.json", _layers(work, batches, work.store.workdir(step.key)).to_json())
 
-    versions = [_version(provider, settings.pythons.get(provider)) for provider in settings.providers]
     measured = settings.model_dump(mode="json", exclude={"baseline"})
-    config = [task, measured, choice.batch_size, choice.max_length, _hardware(), *versions]
+    config = [task, measured, choice.batch_size, choice.max_length, hardware(), *versions(settings.providers, settings)]
     inputs = work.digests("export", FLOAT, *TOKENIZER) | work.digests("plan")
     inputs |= work.digests("quantize", "model.onnx", "plan.json", ENCODINGS)
     inputs |= {"data.evaluation": work.evaluation.sha256}
@@ -260,13 +250,6 @@ def validate(work: Work) -> Step:
         inputs |= {"validate.baseline": sha256_json(work.baseline.to_json())}
     step = Step("validate", config, inputs, build)
     return step
-
-
-def _limits(settings: Validation) -> Limits:
-    """What a worker of the stage may take."""
-    from qonnx_pipe.runtime.client import Limits
-
-    return Limits(settings.time_limit, settings.memory_limit)
 
 
 def _layers(work: Work, batches: Sequence[Batch], place: Path) -> Layers:
@@ -283,22 +266,9 @@ def _layers(work: Work, batches: Sequence[Batch], place: Path) -> Layers:
         changes(encodings),
         batches,
         workdir=place,
-        limits=_limits(settings),
+        limits=limits_of(settings),
         python=settings.pythons.get(ALWAYS_HERE),
     )
-
-
-def _version(provider: str, python: Path | None) -> str | None:
-    """What a verdict depends on beside the libraries: a provider's own version, or what another interpreter has."""
-    if python is None:
-        return None if provider == ALWAYS_HERE else providers.find(provider).version()
-    from qonnx_pipe.runtime.client import installed
-
-    try:
-        found = installed(provider, python)
-    except ProviderError as failure:
-        return failure.what
-    return f"{found.version}, onnxruntime {found.onnxruntime}, {found.device}"
 
 
 def report(work: Work) -> Step:

@@ -17,6 +17,7 @@ from qonnx_pipe.core.plan import QuantPlan
 from qonnx_pipe.core.statistics import CalibrationTable
 from qonnx_pipe.core.tuning import Tuning
 from qonnx_pipe.errors import Problem, RecipeError
+from qonnx_pipe.pipeline.measuring import limits_of
 from qonnx_pipe.pipeline.training import load_examples
 from qonnx_pipe.recipe import Recipe
 from qonnx_pipe.recipe.quantize import Quantize, Tune
@@ -57,8 +58,8 @@ def search(
 ) -> tuple[QuantPlan, Tuning]:
     """The plan of the fastest settings found for the float `model`, and all that was tried, on the recipe's target.
 
-    `batches` are what the outputs' SQNR is taken on. Weights whose rounding is learned are rounded to the nearest while
-    the search goes on. Raises what `tune_stage` raises.
+    `batches` are what the outputs' SQNR is taken on. Workers have the interpreters and limits of `validate`. Weights
+    whose rounding is learned are rounded to the nearest while the search goes on. Raises what `tune_stage` raises.
     """
     from qonnx_pipe.stages.lowering import settle_forms
     from qonnx_pipe.stages.plan import plan_stage
@@ -73,8 +74,15 @@ def search(
         quantize_stage(model, plan, table, target, rounded={})
         return plan
 
-    wish = recipe.quantize.tune or Tune()
-    measured = Measured(model, recipe.model.task, batches, recipe.quantize.target, wish)
+    measured = Measured(
+        model,
+        recipe.model.task,
+        batches,
+        recipe.quantize.target,
+        recipe.quantize.tune or Tune(),
+        limits=limits_of(recipe.validation),
+        interpreters=recipe.validation.pythons,
+    )
     with tempfile.TemporaryDirectory(prefix="qpipe-tune-") as folder:
         return tune_stage(recipe.quantize, make, measured.fidelity, measured.compare, Path(folder), say=say)
 

@@ -20,7 +20,9 @@ from qonnx_pipe.core.verdict import Interval
 from qonnx_pipe.errors import NumericsError, QpipeError
 from qonnx_pipe.recipe.quantize import Match, Quantize, Rule, Tune
 from qonnx_pipe.recipe.settings import Activations
+from qonnx_pipe.runtime.client import LIMITS, Limits
 from qonnx_pipe.runtime.clock import speedup
+from qonnx_pipe.runtime.providers import ALWAYS_HERE
 from qonnx_pipe.runtime.race import Racer, race
 from qonnx_pipe.runtime.shapes import from_batches
 
@@ -157,26 +159,44 @@ def _tried(change: Change, best: _Best, path: Path, make: Make, judge: _Judge) -
 
 
 class Measured:
-    """Files judged by running them on `provider`: outputs of `batches` against `reference`'s, time at `wish.shape`."""
+    """Files judged by running them on `provider`: outputs of `batches` against `reference`'s, time at `wish.shape`.
 
-    def __init__(self, reference: Path, task: str, batches: Sequence[Batch], provider: str, wish: Tune) -> None:
+    `interpreters`: provider → the Python that its workers run under, as in `stages.validate`.
+    """
+
+    def __init__(
+        self,
+        reference: Path,
+        task: str,
+        batches: Sequence[Batch],
+        provider: str,
+        wish: Tune,
+        *,
+        limits: Limits = LIMITS,
+        interpreters: Mapping[str, Path] | None = None,
+    ) -> None:
         self._task, self._batches, self._provider, self._wish = tasks.find(task), batches, provider, wish
-        self._reference = self._rows(Racer(reference))
+        self._limits, self._interpreters = limits, dict(interpreters or {})
+        self._reference = self._rows(self._racer(reference, ALWAYS_HERE))
 
     def fidelity(self, model: Path) -> float:
         """SQNR of a file's outputs, dB; NumericsError where they are no numbers."""
-        rows = self._rows(Racer(model, self._provider))
+        rows = self._rows(self._racer(model, self._provider))
         if not np.isfinite(rows).all():
             raise NumericsError("outputs hold NaN or infinity", where=str(model), fix="look for overflowing scales")
         return min(sqnr_db(self._reference, rows), NO_NOISE_DB)
 
     def compare(self, before: Path, after: Path) -> tuple[float, Interval]:
         """How many times faster `after` is, in one interleaved race, and the 95 % interval."""
-        racers = [Racer(before, self._provider), Racer(after, self._provider)]
-        first, second = race(racers, from_batches(self._batches, *self._wish.shape), rounds=self._wish.rounds)
+        racers = [self._racer(model, self._provider) for model in (before, after)]
+        inputs = from_batches(self._batches, *self._wish.shape)
+        first, second = race(racers, inputs, rounds=self._wish.rounds, limits=self._limits)
         return speedup(first.rounds, second.rounds)
 
+    def _racer(self, model: Path, provider: str) -> Racer:
+        return Racer(model, provider, self._interpreters.get(provider))
+
     def _rows(self, racer: Racer) -> FloatArray:
-        with racer.worker() as worker:
+        with racer.worker(limits=self._limits) as worker:
             outputs = worker.predict(batch.inputs for batch in self._batches)
             return np.concatenate([self._task.scored(*pair) for pair in zip(outputs, self._batches, strict=True)])

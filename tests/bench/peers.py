@@ -8,7 +8,7 @@ from pathlib import Path
 from qonnx_pipe.core.examples import Batch
 from qonnx_pipe.errors import QpipeError
 from qonnx_pipe.recipe import load
-from qonnx_pipe.runtime.client import problem_of
+from qonnx_pipe.runtime.client import LIMITS, Limits, Worker, problem_of
 from qonnx_pipe.runtime.clock import speedup
 from qonnx_pipe.runtime.providers import find as find_provider
 from qonnx_pipe.runtime.race import Racer, Timing, latencies, race
@@ -32,6 +32,22 @@ CLOSE = 1.1
 """Time of qpipe's file under the openvino provider over that of NNCF's in OpenVINO's own runtime, at most."""
 
 Timings = dict[str, Timing]
+
+
+class Native(Racer):
+    """A model in OpenVINO's own runtime: its worker is no qpipe, and needs no onnxruntime."""
+
+    def worker(
+        self,
+        *,
+        threads: int | None = None,
+        fallback: bool = True,
+        limits: Limits = LIMITS,
+        cores: Sequence[int] = (),
+    ) -> Worker:
+        """A process of SERVER, bound to the cores of the others."""
+        command = (*OPENVINO.command, str(SERVER), *map(str, cores))
+        return Worker(self.model, self.provider, threads=threads, fallback=fallback, limits=limits, command=command)
 
 
 def peers(rounds: int) -> Outcome:
@@ -71,7 +87,7 @@ def openvino(rounds: int) -> Outcome:
     runners = {
         FLOAT: Racer(made.float_model),
         COMPILED: Racer(ours.quantized, "openvino"),
-        NATIVE.name: Racer(theirs, "OpenVINO", command=(*OPENVINO.command, str(SERVER))),
+        NATIVE.name: Native(theirs, "OpenVINO"),
     }
     found = _race(runners, made, rounds)
     bounds = [_over(FLOAT, COMPILED, found, SHAPES[-1], LEAST_COMPILED)]

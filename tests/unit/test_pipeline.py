@@ -23,6 +23,7 @@ from qonnx_pipe.pipeline import Progress, RunResult
 from qonnx_pipe.recipe import load
 from qonnx_pipe.runtime import client
 from qonnx_pipe.runtime.client import Installed
+from qonnx_pipe.runtime.providers import openvino
 from qonnx_pipe.stages.calibrate import read_table
 from qonnx_pipe.stages.round import read_rounding
 from qonnx_pipe.stages.tune import Measured
@@ -181,6 +182,19 @@ def test_tuning_is_a_stage_of_its_own(runner: Runner, qdq_is_faster: list[Path])
     assert len(qdq_is_faster) == count > 0
     assert runner.run(*asked, "quantize.tune.loss_db=2", last="quantize").recomputed == ("tune",)
     assert runner.run(last="quantize").recomputed == (), "without a search the recipe holds"
+
+
+def test_a_search_needs_its_target_here_or_in_another_interpreter(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(openvino.PROVIDER), "version", lambda _: None)
+    asked = ("quantize.target=openvino", "quantize.tune={rounds: 5}")
+    with pytest.raises(ProviderError, match="'openvino' is not available here"):
+        runner.run(*asked, last="quantize")
+    assert runner.heard == [], "told before any work"
+    elsewhere = "validate={providers: [openvino], interpreters: {openvino: env/bin/python}}"
+    with pytest.raises(ProviderError, match=r"env/bin/python cannot be started"):
+        runner.run(*asked, elsewhere, last="quantize")
 
 
 def test_tokens_that_the_plan_needs_are_collected(runner: Runner) -> None:

@@ -28,9 +28,7 @@ from qonnx_pipe.stages.report import sensitivity
 Value = TypeVar("Value")
 Values = npt.NDArray[Any]
 
-ENCODINGS = "encodings.json"
-
-TUNING = "tuning.json"
+ENCODINGS, TUNING = "encodings.json", "tuning.json"
 
 
 @dataclass(frozen=True)
