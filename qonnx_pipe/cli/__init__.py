@@ -26,6 +26,7 @@ COMMANDS = {
     "plan": "Show every site, its spec and the rule that chose it; change nothing.",
     "analyse": "See the outliers of a model, and which quantizers cost its accuracy.",
     "bench": "Time several models side by side, on one provider or several.",
+    "compile": "Write a model as a provider compiles it, so that it opens at once.",
     "inspect": "Show what an ONNX file holds: operators, bits per layer, size, kernels.",
     "providers": "List the execution providers of this machine.",
     "environment": "Make an interpreter of its own for a provider, for --python.",

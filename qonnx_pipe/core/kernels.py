@@ -161,7 +161,7 @@ def _compiled(node: WeightMatMul, event: Event | None) -> Kernel:
         integer = node.integer if event.op_type == node.op_type else event.op_type in INTEGER_OPS
         reason = "" if integer else _reason(node, event)
     else:
-        integer = event.integer
+        integer = event.integer and not everywhere
         reason = "" if integer else everywhere or f"{event.provider} chose a float kernel: cause unknown"
     return Kernel(node.node, node.weight, event.op_type, event.provider, event.mean_us, integer, reason)
 

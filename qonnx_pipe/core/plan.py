@@ -33,7 +33,10 @@ class PlanEntry:
 
 @dataclass(frozen=True)
 class QuantPlan:
-    """The whole decision, made before calibration; `skipped` is what was wanted and cannot be."""
+    """The whole decision, made before calibration; `skipped` is what was wanted and cannot be.
+
+    `shape`: batch and sequence of a target that takes no other.
+    """
 
     target: str
     placement: Placement
@@ -41,6 +44,7 @@ class QuantPlan:
     skipped: tuple[Skipped, ...] = ()
     bias_correction: bool = False
     equalise: bool = False
+    shape: tuple[int, int] | None = None
 
     @property
     def quantized(self) -> tuple[PlanEntry, ...]:
@@ -60,6 +64,7 @@ class QuantPlan:
             "placement": self.placement,
             "bias_correction": self.bias_correction,
             "equalise": self.equalise,
+            "shape": self.shape and list(self.shape),
             "entries": [_entry_to_json(entry) for entry in self.entries],
             "skipped": [{"site": skip.site, "reason": skip.reason} for skip in self.skipped],
         }
@@ -74,6 +79,7 @@ class QuantPlan:
             tuple(Skipped(skip["site"], skip["reason"]) for skip in data["skipped"]),
             bias_correction=data["bias_correction"],
             equalise=data["equalise"],
+            shape=(int(data["shape"][0]), int(data["shape"][1])) if data.get("shape") else None,
         )
 
 

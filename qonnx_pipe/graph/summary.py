@@ -50,6 +50,14 @@ def metadata(path: Path) -> dict[str, str]:
     return dict(io.load(path).metadata_props)
 
 
+def static_shape(path: Path) -> tuple[int, int] | None:
+    """Batch and sequence of a file that takes no others, else None; errors as in `io.load`."""
+    for port in summarise(path).inputs:
+        if port.name == "input_ids" and all(isinstance(size, int) for size in port.shape):
+            return int(port.shape[0]), int(port.shape[1])
+    return None
+
+
 def id2label(path: Path) -> dict[str, str]:
     """Class names by id: from the metadata `qonnx_pipe.id2label`, else from config.json beside the file, else none."""
     written = metadata(path).get("qonnx_pipe.id2label")

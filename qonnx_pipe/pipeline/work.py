@@ -146,7 +146,7 @@ _LIBRARIES: dict[Stage, tuple[str, ...]] = {
     "calibrate": ("onnxruntime", "onnx", "onnx-ir", "tokenizers", "numpy"),
     "tune": ("onnxruntime", "onnx", "onnx-ir", "tokenizers", "numpy"),
     "round": ("torch", "onnxruntime", "onnx", "onnx-ir", "tokenizers", "numpy"),
-    "quantize": ("onnxruntime", "onnx", "onnx-ir", "numpy"),
+    "quantize": ("onnxruntime", "onnx", "onnx-ir", "onnxscript", "numpy"),
     "validate": ("onnxruntime", "tokenizers", "numpy"),
     "report": ("jinja2",),
 }

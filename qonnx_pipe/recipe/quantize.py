@@ -12,6 +12,9 @@ from qonnx_pipe.core.site import Role
 from qonnx_pipe.recipe.settings import Activations, Weights
 from qonnx_pipe.recipe.strict import Fraction, Positive, Strict, as_tuple, mistake
 
+STATIC_SHAPE = (1, 128)
+"""Batch and sequence for a target that needs them, where the recipe says nothing."""
+
 _SPAN = re.compile(r"(-?\d+)-(-?\d+)")
 
 
@@ -144,6 +147,10 @@ class Quantize(Strict):
         description="Which activations are quantized. matmul_inputs (the default, fastest on the CPU): inputs of "
         "weight MatMuls; sums, norms and residuals stay float. full: every site of Bondarenko et al. 2021.",
     )
+    shape: tuple[Positive, Positive] | None = Field(
+        default=None,
+        description="[batch, sequence] of a model that takes no others. For target qnn, where it is [1, 128] at first.",
+    )
     matmul: MatMulForm | None = Field(
         default=None,
         description="How a weight MatMul is written. integer (the default on target cpu): ONNX Runtime's "
@@ -178,7 +185,22 @@ class Quantize(Strict):
         if self.matmul == "integer" and self.target != "cpu":
             fix = "leave quantize.matmul out, or write qdq"
             raise mistake("target {target} has no such operator", key="matmul", fix=fix, target=self.target)
+        if self.shape is not None and self.target != "qnn":
+            fix = "leave quantize.shape out: the model takes any"
+            raise mistake("target {target} needs no static shape", key="shape", fix=fix, target=self.target)
+        if self.target == "qnn" and self.equalise:
+            raise mistake("target qnn has no equalise yet", key="equalise", fix="leave quantize.equalise out")
         return self
+
+    @property
+    def static_shape(self) -> tuple[int, int] | None:
+        """Batch and sequence of a target that takes no other, else None."""
+        return (self.shape or STATIC_SHAPE) if self.target == "qnn" else None
+
+    @property
+    def quantizes_all(self) -> bool:
+        """Whether sites count that no weight MatMul reads; an NPU takes no float tensor."""
+        return self.placement == "full" or self.target == "qnn"
 
     @property
     def matmul_form(self) -> MatMulForm:

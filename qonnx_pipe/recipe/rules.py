@@ -51,7 +51,7 @@ def resolve(recipe: Recipe, sites: SiteMap) -> tuple[Choice, ...]:
             spec, note = fit(setting, site, by_rule="rules" in says["granularity"])
         except Misfit as misfit:
             key = says[misfit.field]
-            if recipe.quantize.placement == "full" or site.is_weight or site.feeds:
+            if recipe.quantize.quantizes_all or site.is_weight or site.feeds:
                 misfits.setdefault(key, _problem(recipe, (*key, misfit.field), f"{site.id}: {misfit.what}", misfit.fix))
             spec, note = None, misfit.what
         last_word = parts[-1][0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
@@ -35,6 +36,16 @@ class Bundled:
         """Of onnxruntime, where this build holds the provider."""
         return str(ort.__version__) if self.ep in ort.get_available_providers() else None
 
+    @property
+    def static(self) -> bool:
+        """Whether it takes nothing but integers, in one shape."""
+        return False
+
+    @property
+    def simulated(self) -> bool:
+        """Whether no such hardware is there, and its time means nothing."""
+        return False
+
     def device(self) -> str:
         """Unknown: such providers do not tell."""
         return ""
@@ -48,7 +59,7 @@ class Bundled:
         del options
         return {}
 
-    def events(self, log: Sequence[dict[str, Any]]) -> tuple[Event, ...]:
+    def events(self, log: Sequence[dict[str, Any]], folder: Path) -> tuple[Event, ...]:
         """None: what it compiles it does not profile."""
-        del log
+        del log, folder
         return ()

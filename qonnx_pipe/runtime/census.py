@@ -50,7 +50,8 @@ def profile(
         run_session(session, inputs, model=model, provider=provider)
     log = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     pieces = partition(session, known.ep) if known.compiles else None
-    return Profile(trace.optimized, (*events(log), *known.events(log)), pieces)
+    del session  # some providers write their own profile when it ends
+    return Profile(trace.optimized, (*events(log), *known.events(log, folder)), pieces)
 
 
 def partition(session: ort.InferenceSession, ep: str) -> Partition | None:

@@ -151,6 +151,12 @@ class Worker:
             value["partition"] and Partition.from_json(value["partition"]),
         )
 
+    def compile(self, target: Path) -> None:
+        """Write the model as the provider compiled it, its binary beside it; ProviderError when it writes nothing."""
+        if not self._request("compile", **self._session, target=str(target.absolute())):
+            what = f"{self.provider} writes nothing that it compiled"
+            raise ProviderError(what, where=str(self.model), fix="open the model itself: it is compiled when it loads")
+
     def check(self) -> Installed:
         """What the interpreter has; ProviderError when no session could be given the provider.
 

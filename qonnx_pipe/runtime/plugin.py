@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
@@ -56,6 +57,16 @@ class Plugin:
                 continue
         return None
 
+    @property
+    def static(self) -> bool:
+        """Whether it takes nothing but integers, in one shape."""
+        return False
+
+    @property
+    def simulated(self) -> bool:
+        """Whether no such hardware is there, and its time means nothing."""
+        return False
+
     def device(self) -> str:
         """Name of the first device, or its maker and type where it has none."""
         found = self.devices()[0]
@@ -88,9 +99,9 @@ class Plugin:
             raise ProviderError(what, fix="install the libraries and drivers that it names") from error
         return tuple(ort.get_ep_devices())
 
-    def events(self, log: Sequence[dict[str, Any]]) -> tuple[Event, ...]:
+    def events(self, log: Sequence[dict[str, Any]], folder: Path) -> tuple[Event, ...]:
         """None: what it compiles it does not profile."""
-        del log
+        del log, folder
         return ()
 
 

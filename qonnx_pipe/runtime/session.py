@@ -32,6 +32,12 @@ WITHOUT_FALLBACK = ("session.disable_cpu_ep_fallback", "1")
 """Entry that makes a node which no other provider took an error."""
 
 
+COMPILED = {"ep.context_enable": "1", "ep.context_embed_mode": "0"}
+"""Entries that make a provider write what it compiled: a model of one EPContext node, its binary beside it."""
+
+COMPILED_PATH = "ep.context_file_path"
+
+
 @dataclass(frozen=True)
 class Trace:
     """Where a session leaves what a census reads: the optimized graph, and profiles that begin with a prefix.
@@ -51,11 +57,13 @@ def open_session(
     trace: Trace | None = None,
     memory_pattern: bool = True,
     fallback: bool = True,
+    compiled: Path | None = None,
 ) -> ort.InferenceSession:
     """A session with every graph optimization on that the file does not forbid; `threads` default to all cores.
 
     `memory_pattern` off: nothing is kept for each shape of input, so that memory does not grow with their number.
     `fallback` off: nodes that another provider than the CPU would leave to the CPU are an error.
+    `compiled`: where a provider that compiles leaves what it made.
     A file with SESSION_KEY in its metadata is opened a second time, with the entry that it asks for.
 
     Raises ModelError when the file is missing, no valid model, or asks for something unknown, ProviderError when the
@@ -73,6 +81,9 @@ def open_session(
         options.add_session_config_entry(*WITHOUT_FALLBACK)
     if trace is not None:
         _record(options, trace)
+    if compiled is not None:
+        for key, value in {**COMPILED, COMPILED_PATH: str(compiled)}.items():
+            options.add_session_config_entry(key, value)
     chosen = providers.require(provider)
     arguments = chosen.session_arguments(options)
     try:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from qonnx_pipe.core.examples import Batch
 from qonnx_pipe.core.port import Port
-from qonnx_pipe.errors import ModelError
+from qonnx_pipe.errors import DataError, ModelError
 
 DTYPES = {"float": "float32", "float16": "float16", "int64": "int64", "int32": "int32", "bool": "bool"}
 VOCABULARY = 64
 """Made-up token ids stay below it, so that they fit the smallest embedding table."""
+
+TOKENS = 2
+"""Rank of inputs that hold tokens: [batch, sequence]."""
 
 Inputs = dict[str, npt.NDArray[np.generic]]
 
@@ -33,6 +36,25 @@ def from_batches(batches: Sequence[Batch], batch: int, sequence: int) -> Inputs:
     if "attention_mask" in shaped:
         shaped["attention_mask"] = np.ones_like(shaped["attention_mask"])
     return shaped
+
+
+def of_shape(batches: Iterable[Batch], batch: int, sequence: int) -> Iterator[Batch]:
+    """The same examples as batches of [batch, sequence], padded with rows and tokens that no mask keeps.
+
+    The last batch says by its labels how many rows are examples. DataError for a text that is longer.
+    """
+    rows = [(one, row) for one in batches for row in range(len(one))]
+    for start in range(0, len(rows), batch):
+        group = rows[start : start + batch]
+        inputs: Inputs = {}
+        for place, (one, row) in enumerate(group):
+            for name, values in one.inputs.items():
+                if values.ndim != TOKENS or values.shape[1] > sequence:
+                    what = f"the model takes [{batch}, {sequence}] tokens, input {name!r} has {values.shape[1:]}"
+                    raise DataError(what, fix=f"give max_length: {sequence}, or quantize for another shape")
+                filled = inputs.setdefault(name, np.zeros((batch, sequence), values.dtype))
+                filled[place, : values.shape[1]] = values[row]
+        yield Batch(inputs, tuple(one.labels[row] for one, row in group))
 
 
 def made_up(ports: Sequence[Port], batch: int, sequence: int, *, seed: int = 0) -> Inputs:

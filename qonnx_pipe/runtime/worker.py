@@ -73,6 +73,11 @@ class Commands:
             "partition": found.partition and found.partition.to_json(),
         }
 
+    def compile(self, *, model: str, provider: str, threads: int | None, fallback: bool, target: str) -> bool:
+        """Let the provider write what it compiles to `target`; whether it did."""
+        open_session(Path(model), provider, threads=threads, fallback=fallback, compiled=Path(target))
+        return Path(target).is_file()
+
     def check(self, provider: str) -> dict[str, str]:
         """Run the smallest model on the provider and tell what is installed; ProviderError says why it cannot."""
         with tempfile.TemporaryDirectory(prefix="qpipe-check-") as folder:

@@ -7,22 +7,25 @@ from pathlib import Path
 
 from qonnx_pipe.core.granularity import PerChannel, PerEmbedding, PerEmbeddingGroup, PerGroup, PerTensor
 from qonnx_pipe.core.plan import Lowering, PlanEntry, QuantPlan
+from qonnx_pipe.core.qtype import QTYPES
 from qonnx_pipe.core.site import EMBEDDING_TABLES, Role, Site, SiteMap, Skipped
 from qonnx_pipe.core.spec import QuantSpec
-from qonnx_pipe.errors import ModelError, Problem, RecipeError
+from qonnx_pipe.errors import ModelError
 from qonnx_pipe.graph import fold, io, permute
 from qonnx_pipe.graph.equalise import unequal
+from qonnx_pipe.graph.npu.legal import adapted
 from qonnx_pipe.graph.sampled import matrix
 from qonnx_pipe.graph.sites import find_sites, has_other_readers
 from qonnx_pipe.observers.expand import budget
 from qonnx_pipe.recipe import Choice, Recipe, resolve
 from qonnx_pipe.recipe.quantize import Quantize
 
+WIDTH = 8
+"""Bits of the integers that TensorRT multiplies."""
+
 LATER = "auto: resolved after calibration"
 """The reason of an entry whose form measured time and error will choose."""
 
-TARGETS = ("cpu", "openvino")
-"""Targets that have lowerings."""
 
 QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearMatMul"})
 """Operators of a model that is quantized already."""
@@ -31,26 +34,19 @@ QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLin
 def plan_stage(recipe: Recipe, model: Path) -> QuantPlan:
     """What every site of `model` becomes under `recipe`; nothing is changed.
 
-    Raises ModelError when the graph has no recognised site or is already quantized, RecipeError for a target without
-    lowerings, a rule that matches nothing, or groups that do not fit, and what `io.load` raises.
+    Raises ModelError when the graph has no recognised site or is already quantized, RecipeError for a
+    rule that matches nothing, or groups that do not fit, and what `io.load` raises.
     """
-    _check_target(recipe)
     loaded, sites = _recognised(model)
     entries: list[PlanEntry] = []
     skipped = list(sites.unplaced)
     for choice in resolve(recipe, sites):
-        entry = _tied(loaded, choice.site) or _uneven(loaded, choice) or _entry(choice, recipe.quantize)
-        if isinstance(entry, Skipped):
-            skipped.append(entry)
-            entry = PlanEntry(choice.site, None, "float", choice.rule, entry.reason)
-        elif entry.spec is not None and entry.spec.folds and not entry.site.is_weight:
-            entry, note = _foldable(loaded, entry)
-            skipped += note
-        if entry.spec is not None and not entry.site.is_weight:
-            entry, note = _formed(entry, recipe.quantize)
-            skipped += note
-            entry = _with_cost(loaded, entry)
+        if recipe.quantize.static_shape:
+            entry, notes = adapted(PlanEntry(choice.site, choice.spec, "qdq", choice.rule, choice.note))
+        else:
+            entry, notes = _planned(loaded, choice, recipe.quantize)
         entries.append(entry)
+        skipped += notes
     if recipe.quantize.equalise:
         skipped += unequal(loaded, [entry.site for entry in entries if entry.spec is None or not entry.spec.folds])
     return QuantPlan(
@@ -60,6 +56,7 @@ def plan_stage(recipe: Recipe, model: Path) -> QuantPlan:
         tuple(skipped),
         bias_correction=recipe.quantize.bias_correction,
         equalise=recipe.quantize.equalise,
+        shape=recipe.quantize.static_shape,
     )
 
 
@@ -86,15 +83,30 @@ def _recognised(model: Path) -> tuple[io.Model, SiteMap]:
     return loaded, sites
 
 
-def _check_target(recipe: Recipe) -> None:
-    target = recipe.quantize.target
-    if target not in TARGETS:
-        key = ("quantize", "target")
-        known = ", ".join(TARGETS)
-        problem = Problem(
-            recipe.origin.where(key), "quantize.target", f"no lowerings for {target!r} yet", f"use one of: {known}"
-        )
-        raise RecipeError([problem])
+def _planned(model: io.Model, choice: Choice, settings: Quantize) -> tuple[PlanEntry, tuple[Skipped, ...]]:
+    """One site's entry for processors, and what of the wish cannot be."""
+    refused: tuple[Skipped, ...] = ()
+    if settings.target == "tensorrt":
+        choice, refused = _symmetric(choice)
+    entry = _tied(model, choice.site) or _uneven(model, choice) or _entry(choice, settings)
+    if isinstance(entry, Skipped):
+        return PlanEntry(choice.site, None, "float", choice.rule, entry.reason), (entry,)
+    if entry.spec is None or entry.site.is_weight:
+        return entry, refused
+    entry, folding = _foldable(model, entry) if entry.spec.folds else (entry, ())
+    entry, forming = _formed(entry, settings)
+    return _with_cost(model, entry), (*folding, *forming)
+
+
+def _symmetric(choice: Choice) -> tuple[Choice, tuple[Skipped, ...]]:
+    """What TensorRT can have of a choice: int8 with its zero point in the middle, for weights and activations alike."""
+    spec = choice.spec
+    if spec is None or choice.site.role in EMBEDDING_TABLES:
+        return choice, ()
+    if spec.dtype.bits != WIDTH:
+        reason = f"TensorRT multiplies {WIDTH} bits, not {spec.dtype.name}: kept float"
+        return replace(choice, spec=None, note=reason), (Skipped(choice.site.id, reason),)
+    return replace(choice, spec=replace(spec, dtype=QTYPES["int8"], symmetric=True, shift=False)), ()
 
 
 def _entry(choice: Choice, settings: Quantize) -> PlanEntry | Skipped:

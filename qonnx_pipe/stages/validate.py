@@ -21,12 +21,12 @@ from qonnx_pipe.core.verdict import PROVIDER_FAILED, Fidelity, Result, Size, Ver
 from qonnx_pipe.errors import DataError, ModelError, NumericsError, ProviderError, QpipeError
 from qonnx_pipe.graph.linears import linears
 from qonnx_pipe.graph.size import low_bit_bytes, size_parts
-from qonnx_pipe.graph.summary import id2label
+from qonnx_pipe.graph.summary import id2label, static_shape
 from qonnx_pipe.runtime import machine
 from qonnx_pipe.runtime import providers as execution
 from qonnx_pipe.runtime.client import LIMITS, Limits, Worker
 from qonnx_pipe.runtime.race import ROUNDS, Racer, latencies, race
-from qonnx_pipe.runtime.shapes import from_batches
+from qonnx_pipe.runtime.shapes import from_batches, of_shape
 from qonnx_pipe.tasks import Labels, Task
 
 REFERENCE_PROVIDER = "cpu"
@@ -158,12 +158,15 @@ def _baseline(reference: Path, data: _Evaluation) -> _Predictions | Result:
 def _on_provider(
     provider: str, paths: Paths, data: _Evaluation, baseline: _Predictions | Result, say: Say
 ) -> list[Result]:
-    """Results of the float and of the quantized model."""
+    """Results of the float and of the quantized model; a provider that takes integers alone gets no float one."""
+    known = execution.find(provider)
     pair = []
     for path, name in zip(paths, MODELS, strict=True):
+        if name == MODELS[0] and known.static:
+            continue
         say(f"{provider}: {name} model: predictions and kernels")
         pair.append(_judged(Result(provider, name), path, data, baseline))
-    for batch, sequence in data.shapes:
+    for batch, sequence in () if known.simulated else data.shapes:
         say(f"{provider}: timing at {batch}×{sequence}")
         pair = _timed(pair, paths, data, (batch, sequence))
     return pair
@@ -184,9 +187,12 @@ def _labels(task: Task, batches: Sequence[Batch], names: Mapping[str, str], gate
 
 def _predict(path: Path, provider: str, data: _Evaluation) -> _Predictions:
     """Rows and classes for all batches; NumericsError when a row is no number."""
+    shape = static_shape(path)
+    batches = list(of_shape(data.batches, *shape)) if shape else data.batches
     with data.worker(path, provider) as worker:
-        outputs = worker.predict(batch.inputs for batch in data.batches)
-        rows = np.concatenate([data.task.scored(*pair) for pair in zip(outputs, data.batches, strict=True)])
+        outputs = worker.predict(batch.inputs for batch in batches)
+        scored = (data.task.scored(*pair) for pair in zip(outputs, batches, strict=True))
+        rows = np.concatenate([found[: len(batch)] for found, batch in zip(scored, batches, strict=True)])
     if broken := int((~np.isfinite(rows)).any(axis=1).sum()):
         raise NumericsError(
             f"the outputs of {broken} of {len(rows)} examples hold NaN or infinity",
@@ -221,7 +227,7 @@ def _judged(result: Result, path: Path, data: _Evaluation, baseline: _Prediction
 def _kernels(path: Path, provider: str, data: _Evaluation) -> tuple[Kernels | None, Partition | None]:
     """What ran; no kernels where a provider compiles and tells nothing about those that could be integer ones."""
     with data.worker(path, provider) as worker:
-        shape = data.shapes[0] if data.shapes else KERNEL_SHAPE
+        shape = static_shape(path) or (data.shapes[0] if data.shapes else KERNEL_SHAPE)
         seen = worker.census(from_batches(data.batches, *shape))
         optimized = linears(seen.optimized) if seen.optimized else None
         kernels = executed(linears(path), optimized, seen.events)
@@ -236,8 +242,8 @@ def _timed(pair: Sequence[Result], paths: Paths, data: _Evaluation, shape: Shape
     alive = [i for i, result in enumerate(results) if not result.error]
     if not alive:
         return results
-    provider = pair[0].provider
-    racers = [Racer(paths[i], provider, data.interpreters.get(provider)) for i in alive]
+    provider, files = pair[0].provider, paths[-len(pair) :]
+    racers = [Racer(files[i], provider, data.interpreters.get(provider)) for i in alive]
     inputs = from_batches(data.batches, *shape)
     try:
         timings = race(
@@ -249,11 +255,11 @@ def _timed(pair: Sequence[Result], paths: Paths, data: _Evaluation, shape: Shape
             limits=data.limits,
         )
     except _failures_of(provider) as failure:
-        culprits = [i for i in alive if Path(failure.where).absolute() == paths[i].absolute()] or alive
+        culprits = [i for i in alive if Path(failure.where).absolute() == files[i].absolute()] or alive
         for i in culprits:
             results[i] = replace(results[i], error=_reason(failure))
         return results
-    for i, latency in zip(alive, latencies(shape, timings, relative=alive[0] == 0), strict=True):
+    for i, latency in zip(alive, latencies(shape, timings, relative=results[alive[0]].model == MODELS[0]), strict=True):
         results[i] = replace(results[i], latency=(*results[i].latency, latency))
     return results
 

@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 from qonnx_pipe.core.kernels import Event
@@ -51,6 +52,14 @@ class Provider(Protocol):
     def compiles(self) -> bool:
         """Whether it takes whole subgraphs, so that onnxruntime cannot write the optimized graph."""
 
+    @property
+    def static(self) -> bool:
+        """Whether it takes nothing but integers, in one shape: no float model."""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether no such hardware is there: results are exact, and time means nothing."""
+
     def version(self) -> str | None:
         """Version where it is installed, None where it is not."""
 
@@ -63,8 +72,11 @@ class Provider(Protocol):
         `options.intra_op_num_threads` is set already. ProviderError when there is no device for it.
         """
 
-    def events(self, log: Sequence[dict[str, Any]]) -> tuple[Event, ...]:
-        """What a profile (its JSON) says of the provider's own kernels, where it compiles; else nothing."""
+    def events(self, log: Sequence[dict[str, Any]], folder: Path) -> tuple[Event, ...]:
+        """What a profile says of the provider's own kernels, where it compiles; else nothing.
+
+        `log` is onnxruntime's (its JSON), `folder` where it lies, and the provider's own beside it.
+        """
 
 
 def known() -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
@@ -65,7 +66,8 @@ class _OpenVino(Plugin):
     def settings(self, options: ort.SessionOptions) -> dict[str, str]:
         return _settings(options)
 
-    def events(self, log: Sequence[dict[str, Any]]) -> tuple[Event, ...]:
+    def events(self, log: Sequence[dict[str, Any]], folder: Path) -> tuple[Event, ...]:
+        del folder
         durations: dict[tuple[str, str], list[float]] = defaultdict(list)
         for entry in log:
             detail = entry.get("args", {})

@@ -9,9 +9,10 @@ import pytest
 from onnx import numpy_helper
 
 from qonnx_pipe.core.plan import PlanEntry, QuantPlan
+from qonnx_pipe.core.site import EMBEDDING_TABLES
 from qonnx_pipe.errors import ModelError, NumericsError, RecipeError
 from qonnx_pipe.recipe import load
-from qonnx_pipe.stages.plan import TARGETS, plan_stage, sites_of
+from qonnx_pipe.stages.plan import plan_stage, sites_of
 from tests.unit.recipe.texts import PLAIN, written
 from tests.zoo import graphs
 
@@ -200,18 +201,22 @@ def test_what_has_no_role_is_told(planned) -> None:
     assert any("relative positions" in reason for reason in reasons(plan).values())
 
 
-def test_a_target_without_lowerings_is_refused_with_its_line(planned) -> None:
-    with pytest.raises(RecipeError) as caught:
-        planned("  target: qnn\n")
-    (problem,) = caught.value.problems
-    assert (problem.key, problem.what) == ("quantize.target", "no lowerings for 'qnn' yet")
-    assert problem.where.rpartition(":")[2].isdigit()
-    assert "cpu" in problem.fix
+def test_for_tensorrt_codes_have_their_zero_point_in_the_middle(planned) -> None:
+    """TensorRT multiplies no others."""
+    wide = rule("{role: layer.output, layer: 0}", "activations: {dtype: uint16}", "  target: tensorrt\n")
+    plan = planned(wide)
+    matmuls = [entry for entry in plan.quantized if entry.site.role not in EMBEDDING_TABLES]
+    assert {(entry.spec.dtype.name, entry.spec.symmetric) for entry in matmuls if entry.spec} == {("int8", True)}
+    assert "integer" not in {entry.lowering for entry in plan.quantized}
+    assert "multiplies 8 bits, not uint16" in reasons(plan)["layer.0/layer.output"]
 
 
 def test_for_openvino_matmuls_are_standard_onnx(planned) -> None:
     """onnxruntime's own operator is for its own kernels."""
-    forms = {target: {entry.lowering for entry in planned(f"  target: {target}\n").quantized} for target in TARGETS}
+    forms = {
+        target: {entry.lowering for entry in planned(f"  target: {target}\n").quantized}
+        for target in ("cpu", "openvino")
+    }
     assert "integer" in forms["cpu"]
     assert "integer" not in forms["openvino"]
     with pytest.raises(RecipeError, match="no such operator"):

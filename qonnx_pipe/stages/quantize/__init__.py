@@ -8,14 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from qonnx_pipe import __version__
 from qonnx_pipe.core.affine import Affine
 from qonnx_pipe.core.encoding import Encoding, FloatArray
 from qonnx_pipe.core.granularity import PerTensor
 from qonnx_pipe.core.plan import PlanEntry, QuantPlan
-from qonnx_pipe.core.rounding import Codes, is_rounding_of
+from qonnx_pipe.core.rounding import Codes
 from qonnx_pipe.core.site import Role
 from qonnx_pipe.core.statistics import CalibrationTable, SiteStatistics
 from qonnx_pipe.errors import DataError
@@ -24,43 +23,10 @@ from qonnx_pipe.graph.equalise import equalising
 from qonnx_pipe.graph.fold import fold, restores, weights_behind
 from qonnx_pipe.graph.permute import permute
 from qonnx_pipe.graph.quantize import quantize
-from qonnx_pipe.observers import OBSERVERS
-from qonnx_pipe.observers.encode import CALIBRATE_TOKENS, encode_activation
 from qonnx_pipe.observers.fold import Reader, bias_error, by_groups, moved, search, smoothing
 from qonnx_pipe.observers.orders import shared_orders
-from qonnx_pipe.observers.weights import encode_weight, quantize_weight
-
-TOKENS_FIX = f"calibrate with this recipe, or with {CALIBRATE_TOKENS}"
-
-
-@dataclass(frozen=True)
-class Encodings:
-    """Every encoding of a quantized model, by site id.
-
-    `folds`: what each dimension of a site went through before its encoding holds. `corrections`: by linear layer, the
-    root mean square of what was added to its bias, in units of its output. `orders`: which original dimension stands
-    where, at sites whose tensor the graph computes in another order; folds are in that order.
-    """
-
-    activations: Mapping[str, Encoding]
-    weights: Mapping[str, Encoding]
-    folds: Mapping[str, Affine]
-    corrections: Mapping[str, float]
-    orders: Mapping[str, Sequence[int]] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, object]:
-        """Plain values for `encodings.json`."""
-        return {
-            "version": 1,
-            "activations": {site: encoding.to_json() for site, encoding in self.activations.items()},
-            "weights": {site: encoding.to_json() for site, encoding in self.weights.items()},
-            "smoothing": {site: fold.scale.astype(np.float64).tolist() for site, fold in self.folds.items()},
-            "shifts": {
-                site: fold.shift.astype(np.float64).tolist() for site, fold in self.folds.items() if fold.shifts
-            },
-            "bias_corrections": dict(self.corrections),
-            "orders": {site: list(order) for site, order in self.orders.items()},
-        }
+from qonnx_pipe.stages.quantize.encodings import TOKENS_FIX, Encodings, encode, encode_and_round, statistics_of
+from qonnx_pipe.stages.quantize.npu import quantize_npu
 
 
 def quantize_stage(
@@ -81,18 +47,27 @@ def quantize_stage(
     """
     loaded = io.load(model)
     io.detach(loaded)
+    make = quantize_npu if plan.shape else partial(_for_processors, rounded=rounded)
+    encodings = make(loaded, plan, table)
+    loaded.producer_name, loaded.producer_version = "qonnx-pipe", __version__
+    loaded.metadata_props.update(metadata or {})
+    io.save(loaded, target)
+    return encodings
+
+
+def _for_processors(
+    loaded: io.Model, plan: QuantPlan, table: CalibrationTable, *, rounded: Mapping[str, Codes] | None
+) -> Encodings:
+    """Rewrite the float model in place; inputs of any size, and float wherever the plan leaves it."""
     table, orders, done = _permute(loaded, plan, table)
     folded = _fold(loaded, plan, table, orders)
     activations = folded.encodings | {
-        entry.site.id: _encode(entry, folded.statistics[entry.site.id], orders.get(entry.site.id))
+        entry.site.id: encode(entry, folded.statistics[entry.site.id], orders.get(entry.site.id))
         for entry in plan.quantized
         if not entry.site.is_weight and entry.site.id not in folded.encodings
     }
     correction = _Correction(_to_correct(plan, folded.affines), folded.statistics)
-    weights = quantize(loaded, plan, activations, partial(_weight, rounded=rounded), correction)
-    loaded.producer_name, loaded.producer_version = "qonnx-pipe", __version__
-    loaded.metadata_props.update(metadata or {})
-    io.save(loaded, target)
+    weights = quantize(loaded, plan, activations, partial(encode_and_round, rounded=rounded), correction)
     return Encodings(activations, weights, folded.affines, correction.sizes, done)
 
 
@@ -136,7 +111,7 @@ def _fold(model: io.Model, plan: QuantPlan, table: CalibrationTable, orders: Ord
     """Fold every site that the plan wants folded, in place."""
     entries = {entry.site.id: entry for entry in plan.entries if not entry.site.is_weight}
     statistics = {
-        site: _statistics(entry, table)
+        site: statistics_of(entry, table)
         for site, entry in entries.items()
         if entry.spec or (plan.bias_correction and entry.site.feeds)
     }
@@ -147,7 +122,7 @@ def _fold(model: io.Model, plan: QuantPlan, table: CalibrationTable, orders: Ord
         if entry.spec is None or not (entry.spec.folds or entry.lowering == "fold"):
             continue
         if entry.lowering == "fold" and not isinstance(entry.spec.granularity, PerTensor):
-            affines[site], encodings[site] = by_groups(_encode(entry, statistics[site], orders.get(site)))
+            affines[site], encodings[site] = by_groups(encode(entry, statistics[site], orders.get(site)))
             continue
         readers = [Reader(matrix, specs[name]) for name, matrix in weights_behind(model, entry.site).items()]
         costly = restores(model, entry.site)
@@ -205,43 +180,3 @@ class _Correction:
         error = bias_error(samples, weight, quantized)
         self.sizes[linear] = float(np.sqrt(np.mean(np.square(error))))
         return error
-
-
-def _statistics(entry: PlanEntry, table: CalibrationTable) -> SiteStatistics:
-    site = entry.site.id
-    if site not in table.sites:
-        raise DataError(
-            f"the calibration table has no statistics of {site}",
-            where=table.provenance.model_sha256[:12],
-            fix="calibrate this very model: `qpipe calibrate`",
-        )
-    return table.sites[site]
-
-
-def _encode(entry: PlanEntry, statistics: SiteStatistics, order: Sequence[int] | None = None) -> Encoding:
-    site, spec = entry.site.id, entry.spec
-    assert spec is not None
-    try:
-        return encode_activation(statistics, spec, order, site=site)
-    except ValueError as error:
-        channels = "tensor" if isinstance(spec.granularity, PerTensor) else "embedding"
-        histogram = f"`qpipe calibrate --histogram {channels}`"
-        command = CALIBRATE_TOKENS if OBSERVERS[spec.range].requires == "samples" else histogram
-        fix = f"calibrate with what range {spec.range!r} needs: {command}"
-        raise DataError(str(error), where=site, fix=fix) from error
-
-
-def _weight(
-    entry: PlanEntry, weight: npt.NDArray[np.generic], *, rounded: Mapping[str, Codes] | None
-) -> tuple[Encoding, npt.NDArray[np.generic]]:
-    site, spec = entry.site.id, entry.spec
-    assert spec is not None
-    encoding = encode_weight(weight, spec, site=site)
-    if spec.rounding == "adaround" and rounded is None:
-        raise DataError("no learned codes", where=site, fix="`qpipe run` learns them; or use rounding: nearest")
-    if spec.rounding == "nearest" or rounded is None or site not in rounded:
-        return encoding, quantize_weight(weight, encoding)
-    if not is_rounding_of(rounded[site], np.asarray(weight, np.float32), encoding):
-        what = "the learned codes are of another weight, or its rows are scaled for a per-embedding activation"
-        raise DataError(what, where=site, fix="learn them again, or give the weight rounding: nearest")
-    return encoding, rounded[site]
