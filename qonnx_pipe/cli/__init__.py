@@ -21,7 +21,7 @@ COMMANDS = {
     "train": "Fine-tune the classifier that a recipe describes.",
     "export": "Export a model to a float ONNX file.",
     "calibrate": "Collect activation statistics of an ONNX model.",
-    "quantize": "Quantize an ONNX model with a recipe and a calibration table.",
+    "quantize": "Quantize an ONNX model with a recipe, and a calibration table or encodings.",
     "validate": "Compare a model with its float reference: accuracy, speed, size, kernels.",
     "plan": "Show every site, its spec and the rule that chose it; change nothing.",
     "analyse": "See the outliers of a model, and which quantizers cost its accuracy.",
@@ -33,6 +33,7 @@ COMMANDS = {
     "recipes": "List the recipes that come with qpipe.",
     "check": "Check a recipe: all mistakes at once, with file and line.",
     "schema": "Print the JSON Schema of recipes.",
+    "encodings": "Write the encodings of a run in the form of AIMET and QAIRT.",
     "report": "Write one self-contained HTML page about a run, or one that compares several.",
 }
 """Command → its one-line help; command `x` is `qonnx_pipe.cli.x.command`."""

@@ -133,6 +133,12 @@ def linears(graph: ir.Graph) -> tuple[Linear, ...]:
     return tuple(linear for node in graph if (linear := as_linear(node)) is not None)
 
 
+def value_names(graph: ir.Graph) -> frozenset[str]:
+    """Names of every tensor that the graph reads, holds or makes."""
+    values = [*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+    return frozenset(value.name for value in values if value.name)
+
+
 def attribute(node: ir.Node, name: str, default: float) -> float:
     """A number among the attributes of a node."""
     found = node.attributes.get(name)

@@ -18,6 +18,7 @@ from qonnx_pipe.graph.npu.form import npu_form
 from qonnx_pipe.graph.npu.quantizers import Coded, quantize_everywhere
 from qonnx_pipe.graph.npu.ranges import Range, complete
 from qonnx_pipe.graph.npu.stream import Stretch, scale, stretches
+from qonnx_pipe.graph.walk import is_constant
 
 __all__ = ["Range", "Seen", "Written", "quantize_for_npu"]
 
@@ -78,6 +79,14 @@ def quantize_for_npu(
             known |= ranges
             if (last := stretch.after.outputs[0]) in known:
                 known[last] = replace(known[last], bits=NORM_BITS)
+    for value, name in homes.items():
+        if (factor := form.factors.get(name, 1.0)) != 1.0:
+            folds[value] = Affine.scaling(np.full_like(at_home[value].low, 1 / factor))
+    tables = {
+        str(node.inputs[0].name): node.outputs[0]
+        for node in model.graph
+        if node.op_type == "Gather" and node.inputs[0] is not None and is_constant(node.inputs[0])
+    }
     model.graph.sort()
 
     def coded(layer: str, matrix: npt.NDArray[np.generic]) -> Coded:
@@ -87,8 +96,10 @@ def quantize_for_npu(
     model.graph.sort()
     RemoveUnusedNodesPass()(model)
     io.match_ir_version(model)
+    named = {**{name: home for home, name in homes.items()}, **tables}
     return Written(
-        {name: encodings[home] for home, name in homes.items()}, {homes[value]: fold for value, fold in folds.items()}
+        {name: encodings[value] for name, value in named.items() if value in encodings},
+        {homes[value]: fold for value, fold in folds.items()},
     )
 
 

@@ -35,11 +35,13 @@ def quantize_stage(
     table: CalibrationTable,
     target: Path,
     *,
+    given: Mapping[str, Encoding] | None = None,
     rounded: Mapping[str, Codes] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Encodings:
     """Write the quantized model to `target`; its graph inputs, outputs and metadata stay those of the float model.
 
+    `given`: encodings by site id that were decided elsewhere, instead of those of the table and of the weights' values.
     `rounded`: learned codes by site id, of weights whose rounding is not nearest; a weight that none could be learned
     for is rounded to the nearest. `metadata` is added to the file's own. Raises DataError when the table lacks a site
     or a statistic of the plan, or codes are of another weight, NumericsError for NaN in weights or statistics, and what
@@ -48,7 +50,7 @@ def quantize_stage(
     loaded = io.load(model)
     io.detach(loaded)
     make = quantize_npu if plan.shape else partial(_for_processors, rounded=rounded)
-    encodings = make(loaded, plan, table)
+    encodings = make(loaded, plan, table, given=given or {})
     loaded.producer_name, loaded.producer_version = "qonnx-pipe", __version__
     loaded.metadata_props.update(metadata or {})
     io.save(loaded, target)
@@ -56,18 +58,24 @@ def quantize_stage(
 
 
 def _for_processors(
-    loaded: io.Model, plan: QuantPlan, table: CalibrationTable, *, rounded: Mapping[str, Codes] | None
+    loaded: io.Model,
+    plan: QuantPlan,
+    table: CalibrationTable,
+    *,
+    given: Mapping[str, Encoding],
+    rounded: Mapping[str, Codes] | None,
 ) -> Encodings:
     """Rewrite the float model in place; inputs of any size, and float wherever the plan leaves it."""
     table, orders, done = _permute(loaded, plan, table)
     folded = _fold(loaded, plan, table, orders)
     activations = folded.encodings | {
-        entry.site.id: encode(entry, folded.statistics[entry.site.id], orders.get(entry.site.id))
+        entry.site.id: given.get(entry.site.id)
+        or encode(entry, folded.statistics[entry.site.id], orders.get(entry.site.id))
         for entry in plan.quantized
         if not entry.site.is_weight and entry.site.id not in folded.encodings
     }
     correction = _Correction(_to_correct(plan, folded.affines), folded.statistics)
-    weights = quantize(loaded, plan, activations, partial(encode_and_round, rounded=rounded), correction)
+    weights = quantize(loaded, plan, activations, partial(encode_and_round, given=given, rounded=rounded), correction)
     return Encodings(activations, weights, folded.affines, correction.sizes, done)
 
 

@@ -88,12 +88,16 @@ def encode(entry: PlanEntry, statistics: SiteStatistics, order: Sequence[int] | 
 
 
 def encode_and_round(
-    entry: PlanEntry, weight: npt.NDArray[np.generic], *, rounded: Mapping[str, Codes] | None
+    entry: PlanEntry,
+    weight: npt.NDArray[np.generic],
+    *,
+    given: Mapping[str, Encoding],
+    rounded: Mapping[str, Codes] | None,
 ) -> tuple[Encoding, npt.NDArray[np.generic]]:
-    """Encoding and codes of a weight; `rounded`: learned codes by site id. DataError where these do not fit."""
+    """Encoding of a weight, or what `given` has, and codes; DataError where learned ones in `rounded` do not fit."""
     site, spec = entry.site.id, entry.spec
     assert spec is not None
-    encoding = encode_weight(weight, spec, site=site)
+    encoding = given.get(site) or encode_weight(weight, spec, site=site)
     if spec.rounding == "adaround" and rounded is None:
         raise DataError("no learned codes", where=site, fix="`qpipe run` learns them; or use rounding: nearest")
     if spec.rounding == "nearest" or rounded is None or site not in rounded:
