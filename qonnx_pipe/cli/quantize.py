@@ -136,7 +136,7 @@ def _tell(made: _Made, *, as_json: bool) -> None:
         lines.append(f"{len(adopted.encodings)} encodings used")
         if adopted.unused:
             names = ", ".join(adopted.unused[:SHOWN]) + (", …" if len(adopted.unused) > SHOWN else "")
-            lines.append(f"{len(adopted.unused)} of tensors that the recipe leaves float: {names}")
+            lines.append(f"{len(adopted.unused)} not used, of tensors that the recipe leaves float: {names}")
     lines += [
         f"{'kept' if trial.kept else 'tried'} {trial.name}: {trial.reason}"
         for trial in (tuning.trials if tuning else ())

@@ -101,19 +101,18 @@ def _check_names(file: Path, grids: Mapping[str, Grid | None], known: frozenset[
 
 def _check_plan(plan: QuantPlan, grids: Mapping[str, Grid | None]) -> None:
     """Refuse a plan that scales alone cannot carry out."""
-    fix = "change this in the recipe, or quantize with --calibration"
+    instead = "or quantize with --calibration"
     for wanted, key in ((plan.bias_correction, "bias_correction"), (plan.equalise, "equalise")):
         if wanted:
-            raise UsageError(
-                "encodings alone cannot do this", where=f"quantize.{key}", fix=f"{fix}: --set quantize.{key}=false"
-            )
+            what, fix = "it needs more than encodings of a file", f"--set quantize.{key}=false, {instead}"
+            raise UsageError(what, where=f"quantize.{key}", fix=fix)
     for entry in plan.quantized:
         spec = entry.spec
         if spec is None or entry.site.is_weight or grids.get(entry.site.tensor) is None:
             continue
         if entry.lowering != "qdq" or spec.folds or not isinstance(spec.granularity, PerTensor):
             what = f"the recipe ({entry.rule}) wants {spec} here; encodings of a file are one scale a tensor"
-            raise UsageError(what, where=entry.site.id, fix=fix)
+            raise UsageError(what, where=entry.site.id, fix=f"change the recipe there, {instead}")
 
 
 def _encoding(file: Path, site: Site, spec: QuantSpec, grid: Grid, model: io.Model) -> Encoding:

@@ -131,11 +131,10 @@ def _moved(run: _Run) -> dict[str, str]:
     permute(after, orders)
     affines = {sites.by_id[site]: change.fold for site, change in changed.items() if change.fold is not None}
     folded = fold(after, affines)
-    reasons |= {
-        site.id: "it holds for folded values, not for the float model's"
-        for site in sites.activations
-        if site.tensor in folded
-    }
+    for site in sites.activations:
+        affine = folded.get(site.tensor)
+        if affine is not None and (affine.scales or affine.shifts):
+            reasons[site.id] = "it holds for folded values, not for the float model's"
     for entry in run.plan.quantized:
         if entry.site.is_weight and not np.array_equal(matrix(before, entry.site), matrix(after, entry.site)):
             reasons[entry.site.id] = "it holds for folded or reordered weights, not for the float model's"
