@@ -79,13 +79,14 @@ def _read(run: Path) -> _Run:
         plan = QuantPlan.from_json(_json(run / "plan.json"))
         stored = _json(run / "encodings.json")
         found = {site: Encoding.from_json(one) for site, one in {**stored["activations"], **stored["weights"]}.items()}
-        changes(stored)
-        missing = next((entry.site.id for entry in plan.quantized if entry.site.id not in found), None)
-        if missing is not None or not isinstance(stored["bias_corrections"], dict):
-            raise ValueError(f"no encoding of {missing}")
+        known = set(found) >= {entry.site.id for entry in plan.quantized} and set(plan.sites.by_id) >= set(
+            changes(stored)
+        )
+        if not known or not isinstance(stored["bias_corrections"], dict):
+            raise ValueError("encodings of another plan")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         fix = "make the run again; what is cached is not made twice"
-        raise DataError("its plan or its encodings are damaged", where=str(run), fix=fix) from error
+        raise DataError("its plan and its encodings do not fit, or are damaged", where=str(run), fix=fix) from error
     return _Run(run / "float" / "model.onnx", plan, stored, found)
 
 

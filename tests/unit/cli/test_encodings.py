@@ -271,6 +271,7 @@ def test_no_run_and_a_damaged_one(run: Run, command: Command, tmp_path: Path) ->
     made, out = run(), tmp_path / "e.json"
     for name, text, says in (
         ("encodings.json", '{"activations": {}}', "damaged"),
+        ("encodings.json", '{"activations": {}, "weights": {}, "bias_corrections": {}}', "do not fit"),
         ("plan.json", "[]", "damaged"),
         ("plan.json", None, "no run directory with plan.json"),
     ):
