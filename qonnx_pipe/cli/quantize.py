@@ -68,15 +68,15 @@ def command(
     if (calibration is None) == (encodings is None):
         raise UsageError("one of --calibration and --from-encodings is needed", fix="give one of them, not both")
     loaded = load(find(recipe), overrides)
-    adopted, tuning = None, None
+    plan, adopted, tuning = plan_stage(loaded, model), None, None
     if encodings is not None:
         if tune:
             raise UsageError("--tune needs --calibration", fix="calibrate, or leave out --tune")
-        adopted = adopt_encodings(encodings, plan_stage(loaded, model), model)
+        adopted = adopt_encodings(encodings, plan, model)
         plan, table = adopted.plan, adopted.table
     elif calibration is not None:
         table = _table(calibration, model)
-        plan, tuning = _settled(asking(loaded) if tune else loaded, model, table)
+        plan, tuning = _settled(asking(loaded) if tune else loaded, model, plan, table)
     written = quantize_stage(model, plan, table, out, given=None if adopted is None else adopted.encodings)
     write_json(out.with_suffix(".plan.json"), plan.to_json())
     write_json(out.with_suffix(".encodings.json"), written.to_json())
@@ -99,14 +99,13 @@ def _table(calibration: Path, model: Path) -> CalibrationTable:
     return table
 
 
-def _settled(recipe: Recipe, model: Path, table: CalibrationTable) -> tuple[QuantPlan, Tuning | None]:
+def _settled(recipe: Recipe, model: Path, plan: QuantPlan, table: CalibrationTable) -> tuple[QuantPlan, Tuning | None]:
     """The plan with every form settled, and the search that led to it where the recipe asks for one."""
     from qonnx_pipe.pipeline.tuning import calibration_batches, search
     from qonnx_pipe.stages.lowering import settle_forms
-    from qonnx_pipe.stages.plan import plan_stage
 
     if recipe.quantize.tune is None:
-        return settle_forms(model, plan_stage(recipe, model), table), None
+        return settle_forms(model, plan, table), None
     return search(recipe, model, table, calibration_batches(recipe, model), say=output.LOGGER.info)
 
 

@@ -41,7 +41,7 @@ def from_batches(batches: Sequence[Batch], batch: int, sequence: int) -> Inputs:
 def of_shape(batches: Iterable[Batch], batch: int, sequence: int) -> Iterator[Batch]:
     """The same examples as batches of [batch, sequence], padded with rows and tokens that no mask keeps.
 
-    The last batch says by its labels how many rows are examples. DataError for a text that is longer.
+    The last batch says by its labels how many rows are examples. DataError for a longer text, or for none.
     """
     rows = [(one, row) for one in batches for row in range(len(one))]
     for start in range(0, len(rows), batch):
@@ -50,7 +50,7 @@ def of_shape(batches: Iterable[Batch], batch: int, sequence: int) -> Iterator[Ba
         for place, (one, row) in enumerate(group):
             for name, values in one.inputs.items():
                 if values.ndim != TOKENS or values.shape[1] > sequence:
-                    what = f"the model takes [{batch}, {sequence}] tokens, input {name!r} has {values.shape[1:]}"
+                    what = f"the model takes [{batch}, {sequence}] tokens, input {name!r} has {list(values.shape)}"
                     raise DataError(what, fix=f"give max_length: {sequence}, or quantize for another shape")
                 filled = inputs.setdefault(name, np.zeros((batch, sequence), values.dtype))
                 filled[place, : values.shape[1]] = values[row]

@@ -100,10 +100,11 @@ def validate(
     """Judge `model` against the float `reference` on every provider; `progress` hears what is being done.
 
     Accuracy and fidelity come from all `batches`; everything is compared with the float model on the CPU. Speed is
-    timed at each of `shapes` (batch, sequence) on the batches' own tokens; the gate on it takes the worst shape's
-    median. A provider that is missing, fails, or exceeds `limits`, or a quantized model whose outputs are no numbers,
-    is a result with an error, and its gates fail; the others are still judged. Without `fallback` a provider that
-    leaves a node to the CPU has failed. `interpreters`: provider → the Python that its workers run under.
+    timed at each of `shapes` (batch, sequence) on the batches' own tokens, or at the only shape that `model` takes; the
+    gate on it takes the worst shape's median. A provider that is missing, fails, or exceeds `limits`, or a quantized
+    model whose outputs are no numbers, is a result with an error, and its gates fail; the others are still judged.
+    Without `fallback` a provider that leaves a node to the CPU has failed. `interpreters`: provider → the Python that
+    its workers run under.
 
     Raises ModelError for a file that is no model, DataError for data that do not fit or cannot be judged,
     NumericsError when the float model's outputs are no numbers, ProviderError for an unknown provider, UsageError
@@ -116,6 +117,9 @@ def validate(
     size = Size(size_parts(reference).total, (parts := size_parts(model)).total, parts, low_bit_bytes(model))
     found, names = tasks.find(task), id2label(reference) or id2label(model)
     labels = _labels(found, batches, names, gates)
+    if shape := static_shape(model):
+        list(of_shape(batches, *shape))  # data that do not fit are no provider's failure
+        shapes = [shape] if shapes else ()
     data = _Evaluation(found, batches, labels, names, shapes, threads, rounds, fallback, limits, chosen)
     say(f"{REFERENCE_PROVIDER}: float model: predictions")
     facts: dict[str, str | int] = machine.facts() | machine.settings(threads)

@@ -34,10 +34,10 @@ def test_all_are_listed_with_a_description() -> None:
 def test_the_workflow_uses_options_that_there_are() -> None:
     workflow = YAML(typ="safe").load(RECIPES[0].parent / "ci/quantize.yml")
     steps = [step.get("run", "") for step in workflow["jobs"]["quantize"]["steps"]]
-    (words,) = [shlex.split(step) for step in steps if step.startswith("qpipe")]
+    (words,) = [shlex.split(line) for step in steps for line in step.splitlines() if line.startswith("qpipe")]
     command = importlib.import_module(f"qonnx_pipe.cli.{words[1]}").command
     known = {name for parameter in command.params for name in parameter.opts}
-    asked = {word for word in words if word.startswith("--")}
+    asked = {word for word in words if word.startswith("--")} | {"--baseline"}
     assert asked <= known
     assert {"--junit", "--markdown"} <= asked
 

@@ -20,7 +20,7 @@ from qonnx_pipe.graph.npu.ranges import Range, complete
 from qonnx_pipe.graph.npu.stream import Stretch, scale, stretches
 from qonnx_pipe.graph.walk import is_constant
 
-__all__ = ["Range", "Seen", "Written", "quantize_for_npu"]
+__all__ = ["Encode", "Range", "Seen", "Written", "quantize_for_npu"]
 
 Encode = Callable[[str, npt.NDArray[np.generic], Affine | None], Coded]
 """Name of a linear layer, its weight [in, out], and what its input went through, if anything → the weight's codes."""

@@ -40,23 +40,30 @@ def npu_form(model: ir.Model, shape: tuple[int, int]) -> Form:
     1. Symbolic dimensions become numbers, and all that is computed from shapes alone becomes constant.
     2. The mask that is added to the scores becomes (mask − 1) · 100: its constant near −3.4e38 would leave nothing of
        an 8-bit range, and its Where would be no integer operator.
-    3. A constant that multiplies the output of a linear layer (1/√d) goes into the layer.
+    3. A constant that multiplies the output of a linear layer (1/√d), or scores, goes into the layer that gives them.
     4. MatMul → Add of a bias becomes Reshape to rows → Gemm → Reshape: one operator with a 32-bit bias. Reshapes
-       behind each other become one.
+       behind each other become one. The weight of a Gemm is stored [in, out].
+    5. Positions that are added to every row of a batch stand in the file once for each row.
 
-    Raises ModelError for a mask that is not added, MissingDependency without onnxscript.
+    Raises ModelError for inputs that are no tokens, a shape that the model cannot have and a mask that is not added,
+    MissingDependency without onnxscript.
     """
     _make_static(model, shape)
     emit = Emitter(model.graph)
     _replace_masks(emit)
+    _repeat_positions(emit)
     _tidy(model)
     origins = {str(value.name): through_moves(value) for node in model.graph for value in node.outputs}
-    factors = _absorb_factors(emit)
+    absorbed = _absorb_factors(emit)
     products = _to_gemms(emit)
     _tidy(model)
     _merge_reshapes(emit)
     _tidy(model)
-    return Form({name: products.get(origin, origin) for name, origin in origins.items()}, factors)
+    sources = {name: absorbed[origin][0] if origin in absorbed else origin for name, origin in origins.items()}
+    return Form(
+        {name: products.get(source, source) for name, source in sources.items()},
+        {name: absorbed[origin][1] for name, origin in origins.items() if origin in absorbed},
+    )
 
 
 def _make_static(model: ir.Model, shape: tuple[int, int]) -> None:
@@ -67,19 +74,44 @@ def _make_static(model: ir.Model, shape: tuple[int, int]) -> None:
     sizes = dict(enumerate(shape))
     for value in model.graph.inputs:
         known = value.shape or ()
+        if len(known) > len(shape):
+            what = f"input {value.name!r} of rank {len(known)} holds no tokens [batch, sequence]"
+            raise ModelError(what, where=str(model.graph.name), fix="quantize it for target cpu or openvino")
         value.shape = ir.Shape([size if isinstance(size, int) else sizes[axis] for axis, size in enumerate(known)])
     for value in (output for node in model.graph for output in node.outputs):
         value.shape = None
     InferShapes()(model)
-    fold_constants_ir(model, onnx_shape_inference=True, input_size_limit=2**31, output_size_limit=2**24)
+    with np.errstate(all="ignore"):  # relative positions take the logarithm of 0, and leave it out
+        fold_constants_ir(model, onnx_shape_inference=True, input_size_limit=2**31, output_size_limit=2**24)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     _tidy(model)
+    for node in model.graph:
+        if any(value.shape is None or not value.shape.is_static() for value in node.outputs):
+            what = f"{node.op_type} gives no static shape for inputs {list(shape)}"
+            raise ModelError(what, where=str(node.name), fix="give a sequence that the model has positions for")
 
 
 def _tidy(model: ir.Model) -> None:
     model.graph.sort()
     RemoveUnusedNodesPass()(model)
     InferShapes()(model)
+
+
+def _repeat_positions(emit: Emitter) -> None:
+    """A constant [1, tokens, d] that is added to each row of a batch, once for each.
+
+    HTP's simulator (package 2.7.0) gives wrong rows behind the first where it broadcasts one in 16 bits in front of a
+    LayerNormalization.
+    """
+    for node in [node for node in emit.graph if node.op_type == "Add"]:
+        shape = node.outputs[0].shape
+        for index, value in enumerate(node.inputs):
+            array = constant(value)
+            if value is None or array is None or shape is None or array.ndim != 3:
+                continue
+            if array.shape == (1, *shape.numpy()[1:]):
+                repeated = np.repeat(array, int(shape.numpy()[0]), axis=0)
+                node.replace_input_with(index, emit.constant(f"{value.name}_repeated", repeated))
 
 
 def _replace_masks(emit: Emitter) -> None:
@@ -137,24 +169,39 @@ def _mask(emit: Emitter, mask: ir.Value) -> ir.Value:
     return emit.node("Mul", (less, emit.constant("mask_factor", np.full(1, -MASKED, np.float32))), "mask_Mul")[0]
 
 
-def _absorb_factors(emit: Emitter) -> dict[str, float]:
+def _absorb_factors(emit: Emitter) -> dict[ir.Value, tuple[ir.Value, float]]:
+    """The layer's output that holds a value now, and what it was multiplied by, for all values around a factor."""
     outputs = {linear.output: linear for linear in linears(emit.graph)}
-    factors: dict[str, float] = {}
+    absorbed: dict[ir.Value, tuple[ir.Value, float]] = {}
     for node in [node for node in emit.graph if node.op_type in ("Mul", "Div")]:
         number, other = scalar(node.inputs[1]), node.inputs[0]
         if number is None and node.op_type == "Mul":
             number, other = scalar(node.inputs[0]), node.inputs[1]
         if number is None or other is None or is_constant(other):
             continue
-        linear = outputs.get(origin := through_moves(other))
-        if linear is None or not _only_leads_to(origin, node):
+        route = _route(other, node, outputs)
+        if not route:
             continue
         factor = number if node.op_type == "Mul" else 1 / number
-        _scale(emit, linear, factor)
-        factors[str(origin.name)] = factors.get(str(origin.name), 1.0) * factor
+        _scale(emit, outputs[route[-1]], factor)
+        absorbed |= {value: (value, 1.0) for value in route if value not in absorbed}
+        absorbed |= {value: (home, f * factor) for value, (home, f) in absorbed.items() if home in route}
+        absorbed[node.outputs[0]] = route[0], 1.0
         node.outputs[0].replace_all_uses_with(other)
         emit.remove(node)
-    return factors
+    return absorbed
+
+
+def _route(value: ir.Value, node: ir.Node, outputs: Mapping[ir.Value, Linear]) -> tuple[ir.Value, ...]:
+    """What a factor in `node` passes on its way back into a linear layer: that layer's output, behind it a product."""
+    route: list[ir.Value] = []
+    while _only_leads_to(origin := through_moves(value), node):
+        route.append(origin)
+        before = origin.producer()
+        if origin in outputs or before is None or before.op_type != "MatMul" or before.inputs[0] is None:
+            return tuple(route) if origin in outputs else ()
+        node, value = before, before.inputs[0]
+    return ()
 
 
 def _only_leads_to(value: ir.Value, node: ir.Node) -> bool:
@@ -168,7 +215,8 @@ def _only_leads_to(value: ir.Value, node: ir.Node) -> bool:
 
 
 def _scale(emit: Emitter, linear: Linear, factor: float) -> None:
-    scaled = np.asarray(constant(linear.weight), np.float32) * np.float32(factor)
+    weight = linear.node.inputs[1]  # another factor may have come before
+    scaled = np.asarray(constant(weight), np.float32) * np.float32(factor)
     linear.node.replace_input_with(1, emit.constant(f"{linear.weight.name}_scaled", scaled))
     if linear.bias is not None:
         node, index = linear.bias
@@ -182,6 +230,8 @@ def _to_gemms(emit: Emitter) -> dict[ir.Value, ir.Value]:
     products: dict[ir.Value, ir.Value] = {}
     for linear in linears(emit.graph):
         source, shape = linear.source, linear.output.shape
+        if linear.transposed:
+            _store_upright(emit, linear)
         if linear.node.op_type == "Gemm" or shape is None or source.shape is None:
             continue
         if source not in rows:
@@ -200,6 +250,12 @@ def _to_gemms(emit: Emitter) -> dict[ir.Value, ir.Value]:
         assert gemm is not None
         gemm.name = linear.name
     return products
+
+
+def _store_upright(emit: Emitter, gemm: Linear) -> None:
+    upright = np.ascontiguousarray(np.asarray(constant(gemm.weight)).T)
+    gemm.node.replace_input_with(1, emit.constant(f"{gemm.weight.name}_upright", upright))
+    del gemm.node.attributes["transB"]
 
 
 def _reshaped(emit: Emitter, value: ir.Value, shape: tuple[int, ...], name: str) -> ir.Value:

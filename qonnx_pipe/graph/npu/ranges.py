@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -38,7 +39,7 @@ def complete(graph: ir.Graph, known: Mapping[ir.Value, Range], *, bits: int) -> 
 
     1. What only moves data has the range of what it moves; Gather of a table has the table's.
     2. Softmax: 0 to 1. Scores behind a mask: BELOW less than the scores; the mask itself: what it computes.
-    3. In front of Gelu, Relu and Tanh: from where the function is flat to the highest value behind it (±4 for Tanh).
+    3. In front of Gelu, Relu and Tanh: from where the function is flat to what gives its highest value (±4 for Tanh).
     4. Sums, differences and products with constants: by interval arithmetic.
 
     Raises ModelError, naming the tensor, for anything else that is not in `known`.
@@ -103,9 +104,18 @@ def _ahead(value: ir.Value, found: Mapping[ir.Value, Range]) -> Range | None:
         if node.op_type in MOVES and (behind := behind or _ahead(node.outputs[0], found)) is not None:
             return behind
         if node.op_type in FLAT and behind is not None:
-            flat = FLAT[node.op_type]
-            return replace(behind, low=flat, high=-flat if node.op_type == "Tanh" else behind.high)
+            return replace(behind, low=FLAT[node.op_type], high=_inverse(node.op_type, behind.high))
     return None
+
+
+def _inverse(function: str, high: float) -> float:
+    """The input that gives `high`; of Gelu by x = high / Φ(x), whose slope is below 0.3 everywhere."""
+    if function == "Tanh":
+        return -FLAT[function]
+    x = max(high, 0.0)
+    for _ in range(20 if function == "Gelu" else 0):
+        x = max(high, 0.0) * 2 / (1 + math.erf(x / math.sqrt(2)))
+    return x
 
 
 def _behind_mask(graph: ir.Graph) -> set[ir.Value]:

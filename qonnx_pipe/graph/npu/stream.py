@@ -81,7 +81,7 @@ def scale(emit: Emitter, stretch: Stretch, stream: Affine, middle: FloatArray, m
     """
     norm, branch, y = stretch.norm, stretch.branch, stretch.total.outputs[0]
     _replace(emit, norm, 1, _array(norm, 1) / stream.scale)
-    _replace(emit, norm, 2, (_array(norm, 2) - stream.shift) / stream.scale)
+    _replace(emit, norm, 2, (_bias(norm) - stream.shift) / stream.scale)
     _replace(emit, branch, 1, _array(branch, 1) / stream.scale)
     _replace(emit, branch, 2, (_bias(branch) - middle + stream.shift) / stream.scale)
     product = _elementwise(emit, "Mul", y, stream.scale)
@@ -108,8 +108,10 @@ def _elementwise(emit: Emitter, operator: str, value: ir.Value, operand: FloatAr
     return result
 
 
-def _bias(gemm: ir.Node) -> FloatArray:
-    return _array(gemm, 2) if len(gemm.inputs) > 2 else np.zeros(_array(gemm, 1).shape[1], np.float32)
+def _bias(node: ir.Node) -> FloatArray:
+    """Of a Gemm or LayerNormalization; zeros where it has none."""
+    has_one = len(node.inputs) > 2 and node.inputs[2] is not None
+    return _array(node, 2) if has_one else np.zeros(_array(node, 1).shape[-1], np.float32)
 
 
 def _array(node: ir.Node, index: int) -> FloatArray:

@@ -18,6 +18,7 @@ from qonnx_pipe.runtime import providers as execution
 from qonnx_pipe.runtime import race
 from qonnx_pipe.runtime.census import Profile
 from qonnx_pipe.runtime.client import Installed, Limits, Worker
+from qonnx_pipe.runtime.providers import cpu
 from qonnx_pipe.stages import validate as stage
 from qonnx_pipe.stages.validate import validate
 from tests.zoo import graphs
@@ -263,6 +264,7 @@ def elsewhere(monkeypatch):
     monkeypatch.setattr(Worker, "__init__", disguised)
     monkeypatch.setattr(Worker, "check", lambda self: Installed("1.0", "Chip", "1.20", "python"))
     monkeypatch.setattr(execution, "check_name", lambda _: None)
+    monkeypatch.setattr(execution, "find", lambda _: cpu.PROVIDER)
     return "elsewhere"
 
 

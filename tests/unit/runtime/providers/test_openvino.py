@@ -18,7 +18,7 @@ def entry(name: str, kernel: str, micros: int, kind: str = "FullyConnected") -> 
     return {"cat": "Kernel", "name": f"OV::{name}", "dur": micros, "args": detail}
 
 
-def test_events_are_the_products_with_weights_by_their_names_in_the_file():
+def test_events_are_the_products_with_weights_by_their_names_in_the_file(tmp_path):
     log = [
         {"cat": "Session", "name": "model_loading", "dur": 5},
         WHOLE,
@@ -27,7 +27,7 @@ def test_events_are_the_products_with_weights_by_their_names_in_the_file():
         entry("c/MatMul", "brgemm_avx512_i8", 8, kind="FullyConnectedQuantizedLegacy"),
         entry("scores", "jit_avx512_f32", 3, kind="MatMul"),
     ]
-    found = openvino.PROVIDER.events(log)
+    found = openvino.PROVIDER.events(log, tmp_path)
     assert found == (
         Event("a/MatMul", "FullyConnected brgemm_avx512_I8", openvino.EP, 15.0, integer=True),
         Event("b/MatMul", "FullyConnected gemm_mlas_f32", openvino.EP, 7.0, integer=False),
