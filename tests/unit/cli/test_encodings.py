@@ -28,7 +28,7 @@ ONE_TABLE_SCALE = "quantize.embeddings.granularity=per_tensor"
 @pytest.fixture
 def run(project: Callable[..., Project], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """`run(*settings)`: a run directory of the tiny project, up to its quantized model."""
-    made = project()
+    made = project().copy_of_the_run(tmp_path / "own")
     monkeypatch.setenv("QPIPE_CACHE", str(made.cache))
 
     def of(*settings: str) -> Path:
