@@ -40,8 +40,8 @@ class WeightMatMul:
 class Event:
     """One node of the optimized graph as the profiler saw it: kernel, provider, mean duration in µs.
 
-    `mean_us` None where several nodes have one event. `integer`: whether it computed in integers, where the provider
-    says so itself; None where the operator tells.
+    `mean_us` None where several nodes have one event, or the provider measures no time. `integer`: whether it
+    computed in integers, where the provider says so itself; None where the operator tells.
     """
 
     node: str

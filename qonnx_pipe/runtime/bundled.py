@@ -24,6 +24,8 @@ class Bundled:
     needs: Needs
     int8: str
     compiles: bool = False
+    static: bool = False
+    simulated: bool = False
     next: tuple[str, ...] = ()
     """Providers that nodes go to before the CPU."""
 
@@ -35,16 +37,6 @@ class Bundled:
     def version(self) -> str | None:
         """Of onnxruntime, where this build holds the provider."""
         return str(ort.__version__) if self.ep in ort.get_available_providers() else None
-
-    @property
-    def static(self) -> bool:
-        """Whether it takes nothing but integers, in one shape."""
-        return False
-
-    @property
-    def simulated(self) -> bool:
-        """Whether no such hardware is there, and its time means nothing."""
-        return False
 
     def device(self) -> str:
         """Unknown: such providers do not tell."""

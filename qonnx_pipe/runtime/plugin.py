@@ -36,6 +36,8 @@ class Plugin:
     needs: Needs
     int8: str
     compiles: bool = False
+    static: bool = False
+    simulated: bool = False
     variants: tuple[str, ...] = ()
 
     @property
@@ -56,16 +58,6 @@ class Plugin:
             except metadata.PackageNotFoundError:
                 continue
         return None
-
-    @property
-    def static(self) -> bool:
-        """Whether it takes nothing but integers, in one shape."""
-        return False
-
-    @property
-    def simulated(self) -> bool:
-        """Whether no such hardware is there, and its time means nothing."""
-        return False
 
     def device(self) -> str:
         """Name of the first device, or its maker and type where it has none."""

@@ -66,19 +66,9 @@ def quantize_for_npu(
     emit = Emitter(model.graph)
     homes = {form.homes[name]: name for name in seen if name in form.homes}
     at_home = {home: _multiplied(seen[name], form.factors.get(name, 1.0)) for home, name in homes.items()}
-    known = {value: found.limits for value, found in at_home.items()}
-    folds: dict[ir.Value, Affine] = {}
-    inputs: dict[str, Affine] = {}
-    for stretch in list(stretches(model.graph)):
-        if all(value in at_home for value in stretch.tensors) and any(
-            at_home[value].groups is not None for value in stretch.tensors
-        ):
-            affines, ranges, own = _scaled(emit, stretch, *(at_home[value] for value in stretch.tensors))
-            inputs |= {str(reader.name): own for reader in stretch.readers}
-            folds |= zip(stretch.tensors, affines, strict=True)
-            known |= ranges
-            if (last := stretch.after.outputs[0]) in known:
-                known[last] = replace(known[last], bits=NORM_BITS)
+    stream = _scaled_stream(emit, at_home)
+    known = {value: found.limits for value, found in at_home.items()} | stream.ranges
+    folds = dict(stream.folds)
     for value, name in homes.items():
         if (factor := form.factors.get(name, 1.0)) != 1.0:
             folds[value] = Affine.scaling(np.full_like(at_home[value].low, 1 / factor))
@@ -90,13 +80,13 @@ def quantize_for_npu(
     model.graph.sort()
 
     def coded(layer: str, matrix: npt.NDArray[np.generic]) -> Coded:
-        return weights(layer, matrix, inputs.get(layer))
+        return weights(layer, matrix, stream.inputs.get(layer))
 
     encodings = quantize_everywhere(emit, complete(model.graph, known, bits=bits), coded)
     model.graph.sort()
     RemoveUnusedNodesPass()(model)
     io.match_ir_version(model)
-    named = {**{name: home for home, name in homes.items()}, **tables}
+    named = {name: home for home, name in homes.items()} | tables
     return Written(
         {name: encodings[value] for name, value in named.items() if value in encodings},
         {homes[value]: fold for value, fold in folds.items()},
@@ -106,6 +96,31 @@ def quantize_for_npu(
 def _multiplied(found: Seen, factor: float) -> Seen:
     limits = replace(found.limits, low=found.limits.low * factor, high=found.limits.high * factor)
     return replace(found, limits=limits, low=found.low * factor, high=found.high * factor)
+
+
+@dataclass(frozen=True, eq=False)
+class _Stream:
+    """The residual stream with its dimensions scaled: ranges, what tensors and what inputs of layers went through."""
+
+    ranges: dict[ir.Value, Range]
+    folds: dict[ir.Value, Affine]
+    inputs: dict[str, Affine]
+
+
+def _scaled_stream(emit: Emitter, seen: Mapping[ir.Value, Seen]) -> _Stream:
+    """Scale every stretch that has groups at x, h or y."""
+    done = _Stream({}, {}, {})
+    for stretch in list(stretches(emit.graph)):
+        around = [seen[value] for value in stretch.tensors if value in seen]
+        if len(around) < len(stretch.tensors) or all(found.groups is None for found in around):
+            continue
+        affines, ranges, own = _scaled(emit, stretch, *around)
+        done.ranges.update(ranges)
+        done.folds.update(zip(stretch.tensors, affines, strict=True))
+        done.inputs.update({str(reader.name): own for reader in stretch.readers})
+        if (last := stretch.after.outputs[0]) in seen:
+            done.ranges.setdefault(last, replace(seen[last].limits, bits=NORM_BITS))
+    return done
 
 
 def _scaled(

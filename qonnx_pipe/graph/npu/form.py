@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,7 +122,7 @@ def _replace_masks(emit: Emitter) -> None:
     for softmax in [node for node in emit.graph if node.op_type == "Softmax"]:
         if softmax.inputs[0] is None or mask not in _ancestors(softmax.inputs[0]):
             continue
-        place = next(_mask_places(softmax.inputs[0], mask), None)
+        place = _mask_place(softmax.inputs[0], mask)
         if place is None:
             what, fix = "the attention mask is not added to the scores", "export the model with eager attention"
             raise ModelError(what, where=str(softmax.name), fix=fix)
@@ -130,18 +130,18 @@ def _replace_masks(emit: Emitter) -> None:
         place[0].replace_input_with(place[1], made)
 
 
-def _mask_places(value: ir.Value, mask: ir.Value) -> Iterator[tuple[ir.Node, int]]:
-    """Inputs of Adds in front of a Softmax that come from the mask and from no linear layer."""
+def _mask_place(value: ir.Value, mask: ir.Value) -> tuple[ir.Node, int] | None:
+    """The Add in front of a Softmax, and its input that comes from the mask and from no linear layer."""
     node = value.producer()
     while node is not None and node.op_type == "Add":
         behind = [_ancestors(operand) if operand is not None else set() for operand in node.inputs]
         alone = [i for i in (0, 1) if mask in behind[i] and not any(map(_is_linear_output, behind[i]))]
         if alone:
-            yield node, alone[0]
-            return
+            return node, alone[0]
         node = next(
             (v.producer() for v, b in zip(node.inputs, behind, strict=True) if v is not None and mask in b), None
         )
+    return None
 
 
 def _is_linear_output(value: ir.Value) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib
 import platform
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,8 @@ from qonnx_pipe.runtime.plugin import Plugin
 
 EP = "QNNExecutionProvider"
 
-SIMULATED = ("x86_64", "AMD64")
-"""Processors that no NPU stands beside."""
+NO_NPU = platform.machine() in ("x86_64", "AMD64")
+"""Whether this is a processor that no NPU stands beside."""
 
 SIMULATED_ARCH = "73"
 """The generation that is simulated, that of the Snapdragon 8 Gen 2: the first to multiply two 16-bit activations."""
@@ -34,14 +33,6 @@ NODE = "NODE"
 
 @dataclass(frozen=True, kw_only=True)
 class _Qnn(Plugin):
-    @property
-    def static(self) -> bool:
-        return True
-
-    @property
-    def simulated(self) -> bool:
-        return platform.machine() in SIMULATED
-
     def device(self) -> str:
         return f"simulator of the NPU (HTP v{SIMULATED_ARCH})" if self.simulated else super().device()
 
@@ -55,17 +46,16 @@ class _Qnn(Plugin):
         return found
 
     def events(self, log: Sequence[dict[str, Any]], folder: Path) -> tuple[Event, ...]:
-        """An NPU computes in integers whatever stands between quantizers; durations are thousands of its cycles."""
+        """An NPU computes in integers whatever stands between quantizers; it counts cycles, which are no time."""
         del log
-        cycles: dict[str, list[float]] = defaultdict(list)
+        seen: dict[str, Event] = {}
         for path in folder.glob(f"*_{PROFILE}"):
             with path.open(encoding="utf-8", newline="") as lines:
                 for line in csv.DictReader(lines):
                     if line.get("Message") == NODE:
-                        cycles[line["Event Identifier"].rpartition(":OpId_")[0]].append(float(line["Time"]))
-        return tuple(
-            Event(node, "HTP", EP, sum(times) / len(times) / 1000, True) for node, times in cycles.items() if node
-        )
+                        node, known, _ = line["Event Identifier"].rpartition(":OpId_")
+                        seen |= {node: Event(node, "HTP", EP, None, True)} if known else {}
+        return tuple(seen.values())
 
 
 PROVIDER = _Qnn(
@@ -75,8 +65,10 @@ PROVIDER = _Qnn(
     package="onnxruntime-qnn",
     module="onnxruntime_qnn",
     hardware="Qualcomm NPU",
-    kind="CPU" if platform.machine() in SIMULATED else "NPU",
+    kind="CPU" if NO_NPU else "NPU",
     needs=Needs({"Linux": ANY, "Windows": ANY}),
     int8="u8 or u16 × s8",
     compiles=True,
+    static=True,
+    simulated=NO_NPU,
 )

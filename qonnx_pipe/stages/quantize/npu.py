@@ -30,9 +30,8 @@ def quantize_npu(
     entries = [entry for entry in plan.quantized if not entry.site.is_weight]
     seen = {entry.site.tensor: _seen(entry, table, given) for entry in entries}
     layers = {name: entry for entry in plan.quantized if entry.site.role is Role.WEIGHT for name in entry.site.feeds}
-    weights: dict[str, Encoding] = {}
-
     sources = {name: entry for entry in entries for name in entry.site.feeds}
+    weights: dict[str, Encoding] = {}
     corrections: dict[str, float] = {}
 
     def weight(layer: str, matrix: npt.NDArray[np.generic], affine: Affine | None) -> Coded:
