@@ -47,6 +47,44 @@ class PerGroup:
 
 
 @dataclass(frozen=True)
+class PerOutputGroup:
+    """Q-BERT's groups (Shen et al. 2019, §3.3): consecutive output neurons of a weight [in, out] share one scale.
+
+    `groups` of out / groups neurons each. Where the outputs are `heads` attention heads, a group ends where its head
+    ends: 128 groups of 768 outputs hold 6 neurons, and a head of 64 is cut into ten groups of 6 and one of 4.
+    Encoded as PerChannel(1) with equal scales inside a group.
+    """
+
+    groups: int
+    heads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.groups < 1 or self.heads < 1:
+            raise ValueError(f"per_output_group needs a positive number of groups, not {self.groups}")
+
+    def sizes(self, width: int) -> tuple[int, ...]:
+        """Group sizes for `width` outputs; ValueError, with the nearest counts that do, when they do not divide."""
+        if not self._divides(width, self.groups):
+            counts = [count for count in range(1, width + 1) if self._divides(width, count)]
+            near = [str(count) for count in sorted(counts, key=lambda count: abs(count - self.groups))[:2]]
+            within = f" in {self.heads} heads" if self.heads > 1 else ""
+            raise ValueError(f"{self.groups} groups do not divide {width} outputs{within}; {' or '.join(near)} do")
+        size, head = width // self.groups, width // self.heads
+        if size >= head:
+            return (size,) * self.groups
+        whole, rest = divmod(head, size)
+        return ((size,) * whole + ((rest,) if rest else ())) * self.heads
+
+    def _divides(self, width: int, groups: int) -> bool:
+        """Whether the groups are equal, and none holds parts of two heads."""
+        size, head = width // groups, width // self.heads
+        return width % groups == 0 and (size < head or size % head == 0)
+
+    def __str__(self) -> str:
+        return f"per_output_group({self.groups}{f' in {self.heads} heads' if self.heads > 1 else ''})"
+
+
+@dataclass(frozen=True)
 class PerEmbedding:
     """One scale for each embedding dimension (the last axis): per-embedding-group with K = d."""
 
@@ -96,4 +134,4 @@ class PerEmbeddingGroup:
         return f"per_embedding_group({text}{order}{' by error' if self.boundaries == 'error' else ''})"
 
 
-Granularity = PerTensor | PerChannel | PerGroup | PerEmbedding | PerEmbeddingGroup
+Granularity = PerTensor | PerChannel | PerGroup | PerOutputGroup | PerEmbedding | PerEmbeddingGroup

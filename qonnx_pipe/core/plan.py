@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from qonnx_pipe.core.granularity import Granularity, PerChannel, PerEmbedding, PerEmbeddingGroup, PerGroup, PerTensor
+from qonnx_pipe.core.granularity import (
+    Granularity,
+    PerChannel,
+    PerEmbedding,
+    PerEmbeddingGroup,
+    PerGroup,
+    PerOutputGroup,
+    PerTensor,
+)
 from qonnx_pipe.core.qtype import QTYPES
 from qonnx_pipe.core.site import Role, Site, SiteMap, Skipped
 from qonnx_pipe.core.spec import QuantSpec
@@ -94,6 +102,7 @@ def _entry_to_json(entry: PlanEntry) -> dict[str, object]:
         "feeds": list(site.feeds),
         "owner": site.owner.value if site.owner else None,
         "pairwise": site.pairwise,
+        "heads": site.heads,
         "spec": None
         if spec is None
         else {
@@ -123,6 +132,7 @@ def _entry_from_json(data: Mapping[str, Any]) -> PlanEntry:
         feeds=tuple(data["feeds"]),
         owner=Role(data["owner"]) if data["owner"] else None,
         pairwise=data["pairwise"],
+        heads=data["heads"],
     )
     spec = data["spec"]
     if spec is not None:
@@ -143,6 +153,8 @@ def _granularity_to_json(granularity: Granularity) -> object:
             return {"per_channel": axis}
         case PerGroup(axis, size):
             return {"per_group": size, "axis": axis}
+        case PerOutputGroup(groups, heads):
+            return {"per_output_group": groups, "heads": heads}
         case PerEmbeddingGroup(groups, permute, share, boundaries):
             return {
                 "per_embedding_group": groups if isinstance(groups, int) else list(groups),
@@ -162,6 +174,8 @@ def _granularity_from_json(data: Any) -> Granularity:
             return PerChannel(axis)
         case {"per_group": size, "axis": axis}:
             return PerGroup(axis, size)
+        case {"per_output_group": groups, "heads": heads}:
+            return PerOutputGroup(groups, heads)
         case {"per_embedding_group": groups, "permute": permute, "share": share, "boundaries": boundaries}:
             return PerEmbeddingGroup(groups if isinstance(groups, int) else tuple(groups), permute, share, boundaries)
     raise ValueError(f"unknown granularity {data!r}")

@@ -79,6 +79,7 @@ class Site:
     `owner` is, for a weight, the role of what its MatMul computes. `width` is the size of the last axis, 0 if unknown.
     `feeds` names the weight MatMul/Gemm nodes that read an activation (through data movement only), for a weight or
     table the nodes that use it. `pairwise` marks [batch, heads, query, key] tensors, whose last axis is no embedding.
+    `heads`: of how many attention heads a weight's outputs are made, 1 for none.
     """
 
     id: str
@@ -89,6 +90,7 @@ class Site:
     feeds: tuple[str, ...] = ()
     owner: Role | None = None
     pairwise: bool = False
+    heads: int = 1
 
     @property
     def is_weight(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import reduce
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qonnx_pipe.core.encoding import Encoding, FloatArray
-from qonnx_pipe.core.granularity import PerChannel, PerGroup, PerTensor
+from qonnx_pipe.core.granularity import PerChannel, PerGroup, PerOutputGroup, PerTensor
 from qonnx_pipe.core.numerics import quantize, scale_and_zero_point
 from qonnx_pipe.core.spec import QuantSpec
 from qonnx_pipe.core.statistics import Histogram, MinMax, SiteStatistics
@@ -34,9 +35,12 @@ columns of some thousand."""
 def encode_weight(weight: npt.NDArray[np.generic], spec: QuantSpec, *, site: str = "") -> Encoding:
     """Encoding of a weight [in, out] or a table [rows, d] by min-max or least squared error.
 
-    Raises ValueError for a granularity or range method that weights do not have, or a shape that the group size does
-    not divide; NumericsError, naming `site`, for NaN or infinity.
+    Groups of outputs become PerChannel(1) with equal scales inside a group. Raises ValueError for a granularity or
+    range method that weights do not have, or a shape that the group size does not divide; NumericsError, naming `site`,
+    for NaN or infinity.
     """
+    if isinstance(spec.granularity, PerOutputGroup):
+        return _by_output_groups(weight, spec, spec.granularity, site)
     if not isinstance(spec.granularity, PerTensor | PerChannel | PerGroup):
         raise ValueError(f"weights have no granularity {spec.granularity}")
     if spec.range not in ("minmax", "mse"):
@@ -50,6 +54,19 @@ def encode_weight(weight: npt.NDArray[np.generic], spec: QuantSpec, *, site: str
         low, high = search(blocks, low, high, spec)
     scale, zero_point = scale_and_zero_point(low, high, spec.dtype, symmetric=spec.symmetric)
     return Encoding(spec.dtype, spec.granularity, scale.reshape(shape), zero_point.reshape(shape))
+
+
+def _by_output_groups(
+    weight: npt.NDArray[np.generic], spec: QuantSpec, granularity: PerOutputGroup, site: str
+) -> Encoding:
+    """Groups laid out one after the other, [in · size, groups]: zeros fill the short ones and never change a range."""
+    sizes = granularity.sizes(weight.shape[1])
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    place = np.arange(len(group)) - np.repeat(np.cumsum((0, *sizes[:-1])), sizes)
+    laid = np.zeros((len(weight), max(sizes), len(sizes)), np.float32)
+    laid[:, place, group] = weight
+    columns = encode_weight(laid.reshape(-1, len(sizes)), replace(spec, granularity=PerChannel(1)), site=site)
+    return Encoding(spec.dtype, PerChannel(1), columns.scale[group], columns.zero_point[group])
 
 
 def quantize_weight(weight: npt.NDArray[np.generic], encoding: Encoding) -> npt.NDArray[np.generic]:

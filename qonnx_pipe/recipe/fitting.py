@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from qonnx_pipe.core.granularity import Granularity, PerChannel, PerEmbedding, PerEmbeddingGroup, PerGroup, PerTensor
+from qonnx_pipe.core.granularity import (
+    Granularity,
+    PerChannel,
+    PerEmbedding,
+    PerEmbeddingGroup,
+    PerGroup,
+    PerOutputGroup,
+    PerTensor,
+)
 from qonnx_pipe.core.qtype import QTYPES
 from qonnx_pipe.core.site import EMBEDDING_TABLES, Role, Site
 from qonnx_pipe.core.spec import QuantSpec
-from qonnx_pipe.recipe.settings import ActivationGroups, Activations, WeightGroups, Weights
+from qonnx_pipe.recipe.settings import ActivationGroups, Activations, OutputGroups, WeightGroups, Weights
 
 Setting = Weights | Activations
 
@@ -86,8 +94,8 @@ def _granularity(setting: Setting, site: Site) -> Granularity:
             return PerChannel(axis=0)
         case "per_embedding":
             return PerEmbedding()
-        case WeightGroups(per_group=size):
-            return _weight_groups(size, site)
+        case WeightGroups() | OutputGroups() as groups:
+            return _weight_groups(groups, site)
         case ActivationGroups(per_embedding_group=groups):
             assert isinstance(setting, Activations)
             order = (setting.permute or "none", setting.share or "site", setting.boundaries or "equal")
@@ -95,13 +103,27 @@ def _granularity(setting: Setting, site: Site) -> Granularity:
     return PerTensor()
 
 
-def _weight_groups(size: int, site: Site) -> PerGroup:
-    """Groups along the inputs of a weight (its width is its outputs: divided later), the dimensions of a table."""
-    if site.role not in EMBEDDING_TABLES:
-        return PerGroup(axis=0, size=size)
-    if site.width % size:
+def _weight_groups(groups: WeightGroups | OutputGroups, site: Site) -> PerGroup | PerOutputGroup:
+    """Groups along the inputs of a weight (its width is its outputs: divided later), the dimensions of a table.
+
+    Or groups of the output neurons of a weight, within its heads.
+    """
+    is_table = site.role in EMBEDDING_TABLES
+    if isinstance(groups, OutputGroups):
+        if is_table:
+            fix = "per_tensor, per_channel, per_row or {per_group: N}"
+            raise Misfit("granularity", "a table is looked up: it has no output neurons", fix)
+        granularity = PerOutputGroup(groups.per_output_group, site.heads)
+        try:
+            granularity.sizes(site.width)
+        except ValueError as failure:
+            what, _, near = str(failure).partition("; ")
+            raise Misfit("granularity", what, f"{near}; or give the site a rule of its own") from None
+        return granularity
+    size = groups.per_group
+    if is_table and site.width % size:
         raise Misfit("granularity", f"groups of {size} do not divide {site.width} dimensions", "choose a divisor")
-    return PerGroup(axis=1, size=size)
+    return PerGroup(axis=1 if is_table else 0, size=size)
 
 
 def _fitting(granularity: PerEmbeddingGroup, site: Site) -> PerEmbeddingGroup:

@@ -27,12 +27,28 @@ def _form(value: object) -> str:
     return "~list" if isinstance(value, tuple) else "~scalar"
 
 
+def _weight_form(value: object) -> str:
+    """As `_form`, with the two kinds of groups told apart."""
+    if isinstance(value, OutputGroups) or (isinstance(value, Mapping) and "per_output_group" in value):
+        return "~outputs"
+    return _form(value).replace("~list", "~scalar")
+
+
 class WeightGroups(Strict):
     """Groups of consecutive input elements of a weight."""
 
     per_group: Positive = Field(
         description="Elements that share a scale: consecutive inputs of a MatMul weight, consecutive embedding "
         "dimensions of a table. The axis must divide by it."
+    )
+
+
+class OutputGroups(Strict):
+    """Groups of consecutive output neurons of a weight (Shen et al. 2019, section 3.3)."""
+
+    per_output_group: Positive = Field(
+        description="Number of groups of output neurons of a MatMul weight, each with one scale; the outputs must "
+        "divide by it. In the query, key and value projections no group holds neurons of two heads."
     )
 
 
@@ -51,8 +67,9 @@ class ActivationGroups(Strict):
 
 WeightGranularity = Annotated[
     Annotated[Literal["per_tensor", "per_channel", "per_row"], Tag("~scalar")]
-    | Annotated[WeightGroups, Tag("~mapping")],
-    Discriminator(lambda value: _form(value).replace("~list", "~scalar")),
+    | Annotated[WeightGroups, Tag("~mapping")]
+    | Annotated[OutputGroups, Tag("~outputs")],
+    Discriminator(_weight_form),
 ]
 ActivationGranularity = Annotated[
     Annotated[Literal["per_tensor", "per_embedding"], Tag("~scalar")] | Annotated[ActivationGroups, Tag("~mapping")],
@@ -74,7 +91,8 @@ class Weights(Strict):
         default=None,
         description="What shares a scale. per_tensor: everything. per_channel (the default): each output channel of "
         "a weight, each embedding dimension of a table. per_row: each input of a weight, each row of a table. "
-        "{per_group: N}: blocks of N consecutive inputs, or dimensions of a table.",
+        "{per_group: N}: blocks of N consecutive inputs, or dimensions of a table. {per_output_group: N}: N groups of "
+        "output neurons (Q-BERT).",
     )
     symmetric: bool | None = Field(default=None, description=f"{_SYMMETRIC} For weights true at first.")
     range: Literal["minmax", "mse"] | None = Field(
@@ -98,7 +116,7 @@ class Weights(Strict):
     @classmethod
     def _not_of_activations(cls, value: object) -> object:
         if value == "per_embedding" or (isinstance(value, Mapping) and "per_embedding_group" in value):
-            fix = "per_tensor, per_channel, per_row or {per_group: N}"
+            fix = "per_tensor, per_channel, per_row, {per_group: N} or {per_output_group: N}"
             raise mistake("per_embedding and per_embedding_group are for activations, not for weights", fix=fix)
         return value
 
@@ -162,9 +180,12 @@ class Activations(Strict):
     @field_validator("granularity", mode="before")
     @classmethod
     def _not_of_weights(cls, value: object) -> object:
-        if value in ("per_channel", "per_row") or (isinstance(value, Mapping) and "per_group" in value):
+        if value in ("per_channel", "per_row") or (
+            isinstance(value, Mapping) and not {"per_group", "per_output_group"}.isdisjoint(value)
+        ):
             fix = "per_tensor, per_embedding or {per_embedding_group: K}"
-            raise mistake("per_channel, per_row and per_group are for weights, not for activations", fix=fix)
+            what = "per_channel, per_row, per_group and per_output_group are for weights, not for activations"
+            raise mistake(what, fix=fix)
         return value
 
     @model_validator(mode="after")

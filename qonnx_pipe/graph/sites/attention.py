@@ -12,6 +12,7 @@ from qonnx_pipe.graph.walk import Linear, as_linear, back_to_linear, is_constant
 
 BETWEEN_SCORES_AND_SOFTMAX = frozenset({"Add", "Sub", "Mul", "Div", "Where", "Cast", "Reshape", "Clip", "Max"})
 AFTER_SOFTMAX = frozenset({"Where", "Cast", "Identity", "Mul", "Dropout", "Reshape"})
+SCALES = frozenset({"Mul", "Div"})
 JOINING_HEADS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Cast"})
 
 Outputs = Mapping[ir.Value, Linear]
@@ -22,7 +23,7 @@ class Attention:
     """One self-attention: projections, and the tensors that can carry a quantizer.
 
     `scores` is the product of query and key as the exporter left it: before mask and relative positions are added,
-    and after the factor 1/√d where the exporter scales query and key first.
+    and after the factor 1/√d where the exporter scales query and key first. `heads` is 1 where it cannot be told.
     """
 
     query: Linear
@@ -32,6 +33,7 @@ class Attention:
     scores: ir.Value
     probabilities: ir.Value
     context: ir.Value
+    heads: int
 
 
 class _Unlike(Exception):
@@ -68,7 +70,22 @@ def _match(softmax: ir.Node, outputs: Outputs) -> Attention:
     output = next((found for node in readers(product, JOINING_HEADS) if (found := as_linear(node))), None)
     if output is None:
         raise _Unlike("the context enters no linear layer")
-    return Attention(query, key, value, output, scores, probabilities, output.source)
+    return Attention(query, key, value, output, scores, probabilities, output.source, _heads(value))
+
+
+def _heads(linear: Linear) -> int:
+    """How many heads the Reshape behind a projection cuts its outputs into: [batch, sequence, heads, size]."""
+    width = linear.shape[1]
+    for node in readers(linear.output, SCALES):
+        sizes = node.inputs[1] if node.op_type == "Reshape" else None
+        shape = None if sizes is None else ir.convenience.get_const_tensor(sizes)
+        if shape is None or shape.size < 4:
+            continue
+        count, size = (int(part) for part in shape.numpy()[-2:])
+        heads = count if count > 0 else width // max(1, size)
+        if width % heads == 0 and size in (-1, width // heads):
+            return heads
+    return 1
 
 
 def _weighting(probabilities: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:

@@ -19,15 +19,17 @@ class Collector:
         self.claimed: set[str] = set()
         self._tensors: dict[str, tuple[Role, int | None, ir.Value, bool]] = {}
         self._owners: dict[str, tuple[Role, int | None]] = {}
+        self._heads: dict[str, int] = {}
         self._tables: dict[str, tuple[Role, ir.Value, list[str]]] = {}
 
     def place(self, role: Role, layer: int | None, value: ir.Value, *, pairwise: bool = False) -> None:
         """Give `value` a role."""
         self._tensors.setdefault(str(value.name), (role, layer, value, pairwise))
 
-    def own(self, linear: Linear, role: Role, layer: int | None) -> None:
-        """Say what the linear layer computes."""
+    def own(self, linear: Linear, role: Role, layer: int | None, heads: int = 1) -> None:
+        """Say what the linear layer computes, and of how many heads its outputs are made."""
         self._owners.setdefault(linear.name, (role, layer))
+        self._heads.setdefault(linear.name, heads)
 
     def is_owned(self, linear: Linear) -> bool:
         """Whether a role has claimed the linear layer."""
@@ -97,6 +99,7 @@ class Collector:
                     width=linears[0].shape[1],
                     feeds=tuple(linear.name for linear in linears),
                     owner=role,
+                    heads=self._heads.get(linears[0].name, 1),
                 )
             )
         return sites

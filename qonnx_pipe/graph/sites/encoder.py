@@ -55,7 +55,7 @@ def _place_attention(collector: Collector, layer: int, attention: Attention) -> 
         (Role.ATTENTION_OUTPUT, attention.output),
     ):
         collector.place(role, layer, linear.output)
-        collector.own(linear, role, layer)
+        collector.own(linear, role, layer, 1 if linear is attention.output else attention.heads)
     collector.place(Role.ATTENTION_SCORES, layer, attention.scores, pairwise=True)
     collector.place(Role.ATTENTION_PROBABILITIES, layer, attention.probabilities, pairwise=True)
     collector.place(Role.ATTENTION_CONTEXT, layer, attention.context)

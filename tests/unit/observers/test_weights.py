@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from qonnx_pipe.core.encoding import Encoding
-from qonnx_pipe.core.granularity import Granularity, PerChannel, PerEmbedding, PerGroup, PerTensor
+from qonnx_pipe.core.granularity import Granularity, PerChannel, PerEmbedding, PerGroup, PerOutputGroup, PerTensor
 from qonnx_pipe.core.numerics import TINY_SCALE, dequantize, quantize
 from qonnx_pipe.core.qtype import QTYPES
 from qonnx_pipe.core.spec import QuantSpec, RangeMethod
@@ -185,3 +185,21 @@ def test_the_weight_is_not_changed() -> None:
     encoding: Encoding = encode_weight(values, spec(PerChannel(1), "mse"))
     quantize_weight(values, encoding)
     np.testing.assert_array_equal(values, weight())
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("method", ["minmax", "mse"])
+@pytest.mark.parametrize(("groups", "heads"), [(1, 4), (4, 4), (8, 1), (10, 4), (40, 1)])
+def test_groups_of_outputs_are_channels_with_one_scale_a_group(
+    groups: int, heads: int, method: RangeMethod, symmetric: bool
+) -> None:
+    """40 outputs in 4 heads: 10 groups of 4 become, in each head of 10, groups of 4, 4 and 2."""
+    values = weight()
+    found = encode_weight(values, spec(PerOutputGroup(groups, heads), method, "uint3", symmetric))
+    assert (found.granularity, found.scale.shape, found.zero_point.shape) == (PerChannel(1), (40,), (40,))
+    sizes = {(10, 4): [4, 4, 2] * 4}.get((groups, heads), [40 // groups] * groups)
+    for block in np.split(np.arange(40), np.cumsum(sizes)[:-1]):
+        # The same values under one scale: a whole tensor by min-max, one channel of its own by mse.
+        alone = encode_weight(values[:, block].reshape(-1, 1), spec(PerChannel(1), method, "uint3", symmetric))
+        np.testing.assert_allclose(found.scale[block], alone.scale[0], rtol=0.03 if method == "mse" else 0)
+        assert len(set(found.scale[block])) == len(set(found.zero_point[block])) == 1

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from qonnx_pipe.core.granularity import PerChannel, PerEmbedding, PerEmbeddingGroup, PerGroup, PerTensor
+from qonnx_pipe.core.granularity import PerChannel, PerEmbedding, PerEmbeddingGroup, PerGroup, PerOutputGroup, PerTensor
 from qonnx_pipe.core.qtype import QTYPES
 from qonnx_pipe.core.site import Role, Site, SiteMap
 from qonnx_pipe.core.spec import QuantSpec
@@ -22,7 +22,9 @@ def layer(number: int) -> list[Site]:
 
     def weight(owner: Role) -> Site:
         name = f"layer.{number}/weight[{owner}]"
-        return Site(name, Role.WEIGHT, number, f"w{number}.{owner}", WIDTH, (f"n{number}.{owner}",), owner=owner)
+        heads = 3 if owner is Role.ATTENTION_QUERY else 1
+        tensor, feeds = f"w{number}.{owner}", (f"n{number}.{owner}",)
+        return Site(name, Role.WEIGHT, number, tensor, WIDTH, feeds, owner=owner, heads=heads)
 
     return [
         weight(Role.ATTENTION_QUERY),
@@ -123,6 +125,15 @@ quantize:
     assert found["layer.0/weight[ffn.activation]"].spec.granularity == PerChannel(axis=0)
 
 
+def test_groups_of_outputs_know_the_heads(tmp_path: Path) -> None:
+    found = choices(tmp_path, "quantize: {weights: {dtype: int4, granularity: {per_output_group: 6}}}")
+    assert found["layer.1/weight[attention.query]"].spec.granularity == PerOutputGroup(6, heads=3)
+    assert found["layer.1/weight[ffn.activation]"].spec.granularity == PerOutputGroup(6)
+    problem = mistake(tmp_path, "quantize: {weights: {granularity: {per_output_group: 2}}}")
+    assert problem.what == "layer.0/weight[attention.query]: 2 groups do not divide 12 outputs in 3 heads"
+    assert problem.fix == "1 or 3 do; or give the site a rule of its own"
+
+
 @pytest.mark.parametrize(
     ("match", "expected"),
     [
@@ -189,6 +200,17 @@ quantize:
             "add up to 13",
         ),
         ("{match: {role: embedding.word}, weights: {granularity: {per_group: 5}}}", "weights.granularity", "12"),
+        ("{match: {role: weight}, weights: {granularity: {per_output_group: 5}}}", "weights.granularity", "divide 12"),
+        (
+            "{match: {role: embedding.word}, weights: {granularity: {per_output_group: 4}}}",
+            "weights.granularity",
+            "no output neurons",
+        ),
+        (
+            "{match: {role: ffn.input}, activations: {granularity: {per_output_group: 4}}}",
+            "activations.granularity",
+            "for weights",
+        ),
         ("{match: {role: ffn.input}, activations: {permute: range}}", "activations.permute", "no groups"),
         ("{match: {role: ffn.input}, activations: {range: cross_entropy}}", "activations.range", "no logits"),
     ],

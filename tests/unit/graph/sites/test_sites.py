@@ -185,3 +185,11 @@ def test_a_linear_layer_beside_the_encoder_is_no_pooler(tmp_path):
         ("m", "a linear layer outside attention, FFN, pooler and head")
     ]
     assert found.by_id["embedding.sum"].feeds == ("m",)
+
+
+@pytest.mark.parametrize("mask", ["add", "flat"])
+def test_projections_know_their_heads(tmp_path, mask):
+    found = find(Encoder(mask=mask).save(tmp_path / "m.onnx"))
+    heads = {site.owner.value: site.heads for site in found.weights if site.owner and site.layer == 0}
+    projections = {f"attention.{name}": 2 for name in ("query", "key", "value")}
+    assert heads == projections | dict.fromkeys(("attention.output", "ffn.activation", "ffn.output"), 1)
