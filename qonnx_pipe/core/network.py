@@ -1,0 +1,36 @@
+"""Network: a graph of operators as plain values, so that a room without onnx can compute it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from qonnx_pipe.core.examples import Array
+
+Attribute: TypeAlias = "int | float | str | tuple[int, ...] | tuple[float, ...] | Array | Network"
+"""A tensor is an array, a sub-graph a Network; a type of elements is its ONNX number."""
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operator of the ONNX standard; an optional input that is left out is called ""."""
+
+    name: str
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Attribute]
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """Nodes in an order in which they can run, and the constants that they read.
+
+    Every name stands for one tensor. A sub-graph (a branch of If) also reads names of the network around it.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    initializers: Mapping[str, Array]
