@@ -1,4 +1,4 @@
-"""Rounding: codes of weights that were learned, not rounded to the nearest, and how well they do."""
+"""Rounding: codes of weights that were found from data, not rounded to the nearest, and how well they do."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from qonnx_pipe.core.encoding import Encoding, FloatArray
-from qonnx_pipe.core.numerics import broadcast
+from qonnx_pipe.core.numerics import dequantize, quantize
+from qonnx_pipe.core.reconstruction import Reconstruction
 
 Codes = npt.NDArray[np.generic]
 
 FACTS = "facts"
+
+LEAST_LIKENESS = 0.15
+"""Cosine that codes and their weight have at least. Codes of another weight have about 0; two bits under one range a
+column, the worst there is, have 0.6."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,8 +27,9 @@ class Learned:
     """Codes [in, out] of one weight.
 
     `changed`: share of codes that nearest rounding would not have given. `undecided`: share of soft values that had
-    not come to 0 or 1 when learning ended, and were cut there. `nearest_error` and `error`: squared error of the
-    layer's output over its power, on the learning's own tokens, with nearest and with learned rounding.
+    not come to 0 or 1 when AdaRound ended, and were cut there. `nearest_error` and `error`: squared error of the
+    layer's output over its power, on the learning's own tokens, with nearest and with learned rounding. `note`: what
+    was amiss with the data.
     """
 
     codes: Codes
@@ -31,27 +37,45 @@ class Learned:
     undecided: float
     nearest_error: float
     error: float
+    note: str = ""
+
+    @classmethod
+    def better(
+        cls, codes: Codes, encoding: Encoding, problem: Reconstruction, *, undecided: float = 0.0, note: str = ""
+    ) -> Learned:
+        """What was found, but for the outputs that nearest rounding serves better: columns do not need each other."""
+        nearest = quantize(problem.weight, encoding)
+        before, after = (problem.errors(dequantize(each, encoding)) for each in (nearest, codes))
+        codes = np.where(after > before, nearest, codes)
+        power = float(problem.power.sum()) or 1.0
+        return cls(
+            codes,
+            changed=float(np.mean(codes != nearest)),
+            undecided=undecided,
+            nearest_error=float(before.sum() / power),
+            error=float(np.minimum(before, after).sum() / power),
+            note=note,
+        )
 
 
-def is_rounding_of(codes: Codes, weight: FloatArray, encoding: Encoding) -> bool:
-    """Whether every code is its weight rounded up or down, or clipped to the type's ends."""
-    if codes.shape != weight.shape or codes.dtype.kind not in "iu":
+def belong(codes: Codes, weight: FloatArray, encoding: Encoding) -> bool:
+    """Whether codes may be those of a weight: of its shape, within the type's ends, and pointing where it points.
+
+    GPTQ moves a code by more than a step to make up for others, so no single code tells.
+    """
+    if codes.shape != weight.shape or codes.dtype != encoding.dtype.storage:
         return False
-    scale, zero_point = broadcast(encoding, weight.shape)
-    real = np.clip(weight / scale + zero_point, encoding.dtype.qmin, encoding.dtype.qmax)
-    return bool(np.all(np.abs(codes.astype(np.int32) - real) < 1 + 1e-3))
+    if np.any(np.clip(codes, encoding.dtype.qmin, encoding.dtype.qmax) != codes):
+        return False
+    real = dequantize(codes, encoding)
+    product, lengths = float(np.vdot(real, weight)), float(np.linalg.norm(real) * np.linalg.norm(weight))
+    return product >= LEAST_LIKENESS * lengths
 
 
 def to_arrays(learned: Mapping[str, Learned]) -> dict[str, Codes]:
     """Flat arrays for an .npz file: codes by site id, the rest as JSON text under "facts"."""
     facts = {
-        site: {
-            "changed": found.changed,
-            "undecided": found.undecided,
-            "nearest_error": found.nearest_error,
-            "error": found.error,
-        }
-        for site, found in learned.items()
+        site: {name: value for name, value in vars(found).items() if name != "codes"} for site, found in learned.items()
     }
     codes = {site: found.codes for site, found in learned.items()}
     return {**codes, FACTS: np.asarray(json.dumps(facts, sort_keys=True))}

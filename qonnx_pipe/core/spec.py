@@ -11,7 +11,7 @@ from qonnx_pipe.core.qtype import QType
 RangeMethod = Literal[
     "minmax", "running_minmax", "mse", "mse_grid", "golden_section", "percentile", "entropy", "cross_entropy"
 ]
-Rounding = Literal["nearest", "adaround"]
+Rounding = Literal["nearest", "adaround", "gptq"]
 Form = Literal["auto", "reference", "split", "fold", "expand", "float"]
 """How a quantizer of activations becomes nodes; see `graph.lowerings`."""
 
@@ -41,6 +41,11 @@ class QuantSpec:
     def folds(self) -> bool:
         """Whether scales (and shifts) of the dimensions move into the constants around the tensor."""
         return self.form == "fold" or self.smooth > 0 or self.shift
+
+    @property
+    def rounds_by_data(self) -> bool:
+        """Whether codes are chosen by what they do to a layer's output."""
+        return self.rounding != "nearest"
 
     def __str__(self) -> str:
         extras = {

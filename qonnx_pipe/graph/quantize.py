@@ -144,7 +144,7 @@ class _Work:
         first = sources[0]
         if first is None or any(source is not first for source in sources):
             return None
-        return None if entry.spec and entry.spec.rounding == "adaround" else self.quantizers.row_scale(first)
+        return None if entry.spec and entry.spec.rounds_by_data else self.quantizers.row_scale(first)
 
     def lower_tables(self) -> None:
         """Every embedding table that gets codes."""

@@ -26,7 +26,7 @@ CALIBRATE_TOKENS = f"`qpipe calibrate --tokens {SAMPLED_TOKENS}`"
 def requests(plan: QuantPlan) -> Requests:
     """What the plan needs of its activations, in its order: one request for each that it quantizes or samples.
 
-    A plan that compares outputs (bias correction, AdaRound, a fold, an expansion, groups whose form is still open, an
+    A plan that compares outputs (bias correction, AdaRound, GPTQ, a fold, an expansion, groups whose form is open, an
     error over tokens) needs whole tokens of every linear's input, quantized or not, and of every site that asks itself.
     """
     compares = plan.bias_correction or any(_compares(entry.spec) for entry in plan.entries)
@@ -47,7 +47,7 @@ def _compares(spec: QuantSpec | None) -> bool:
     open_form = spec.form == "auto" and isinstance(spec.granularity, PerEmbedding | PerEmbeddingGroup)
     by_error = isinstance(spec.granularity, PerEmbeddingGroup) and spec.granularity.boundaries == "error"
     moved = spec.smooth > 0 or spec.shift or spec.form in ("fold", "expand") or open_form
-    return moved or by_error or spec.rounding == "adaround" or spec.range == "cross_entropy"
+    return moved or by_error or spec.rounds_by_data or spec.range == "cross_entropy"
 
 
 def _request(site: str, spec: QuantSpec | None, samples: int) -> Request:

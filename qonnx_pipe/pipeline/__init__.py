@@ -78,7 +78,7 @@ def run(
 def stages_of(recipe: Recipe, last: Stage | None = None) -> tuple[Stage, ...]:
     """The stages that a run of `recipe` goes through, up to `last`."""
     stages = STAGES[: STAGES.index(last) + 1 if last else None]
-    wanted = {"tune": recipe.quantize.tune is not None, "round": recipe.quantize.learns_rounding}
+    wanted = {"tune": recipe.quantize.tune is not None, "round": bool(recipe.quantize.roundings)}
     return tuple(stage for stage in stages if wanted.get(stage, True))
 
 

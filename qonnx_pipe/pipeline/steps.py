@@ -24,6 +24,7 @@ from qonnx_pipe.core.statistics import CalibrationTable, Provenance, Requests
 from qonnx_pipe.observers.encode import requests
 from qonnx_pipe.pipeline.measuring import hardware, limits_of, versions
 from qonnx_pipe.pipeline.progress import Progress, Stage
+from qonnx_pipe.pipeline.rounders import rounders, settings_of
 from qonnx_pipe.pipeline.work import FLOAT, TOKENIZER, Work, libraries
 from qonnx_pipe.runtime.providers import ALWAYS_HERE
 from qonnx_pipe.store import key_of
@@ -75,7 +76,7 @@ def plan(work: Work) -> Step:
 
         write_json(folder / "plan.json", plan_stage(work.recipe, work.float_model).to_json())
 
-    config = work.recipe.quantize.model_dump(mode="json", exclude={"adaround", "tune"})
+    config = work.recipe.quantize.model_dump(mode="json", exclude={"adaround", "gptq", "tune"})
     return Step("plan", config, work.digests("export", FLOAT), build)
 
 
@@ -136,10 +137,9 @@ def tune(work: Work) -> Step:
 
 def round_weights(work: Work) -> Step:
     """Float model, plan, statistics and texts → learned codes; the plan too where it was still open."""
-    choice, settings = work.choice("calibration"), work.recipe.quantize.adaround
+    choice, asked = work.choice("calibration"), settings_of(work.recipe.quantize)
 
     def build(folder: Path) -> None:
-        from qonnx_pipe.source.adaround import Settings
         from qonnx_pipe.stages.calibrate import read_table
         from qonnx_pipe.stages.quantize import fold_stage
         from qonnx_pipe.stages.round import learned_sites, round_stage, write_rounding
@@ -152,8 +152,8 @@ def round_weights(work: Work) -> Step:
             place / "folded.onnx",
             settled,
             work.batches(work.calibration, choice, sort=False),
-            tokens=settings.tokens,
-            settings=Settings(**settings.model_dump(exclude={"tokens"})),
+            tokens=max(one.tokens for one in asked.values()),
+            rounders=rounders(asked),
             workdir=place,
             progress=lambda text: work.listen(Progress("round", "step", text, 1)),
         )
@@ -162,7 +162,12 @@ def round_weights(work: Work) -> Step:
     inputs = work.digests("export", FLOAT, *TOKENIZER) | work.digests("plan") | work.digests("calibrate")
     inputs |= work.digests("tune", "plan.json") if "tune" in work.entries else {}
     inputs |= {"data.calibration": work.calibration.sha256}
-    config = [choice.batch_size, choice.max_length, settings.model_dump(), *_timed_on(work.plan)]
+    config = [
+        choice.batch_size,
+        choice.max_length,
+        {name: one.model_dump() for name, one in asked.items()},
+        *_timed_on(work.plan),
+    ]
     step = Step("round", config, inputs, build)
     return step
 

@@ -68,7 +68,7 @@ def fit(setting: Setting, site: Site, *, by_rule: bool) -> tuple[QuantSpec | Non
     assert setting.range is not None
     spec = QuantSpec(QTYPES[setting.dtype], granularity, bool(setting.symmetric), setting.range)
     if isinstance(setting, Weights):
-        if setting.rounding == "adaround" and site.role in EMBEDDING_TABLES:
+        if setting.rounding in ("adaround", "gptq") and site.role in EMBEDDING_TABLES:
             raise Misfit("rounding", "a table is looked up, not multiplied: nothing to learn from", "rounding: nearest")
         return replace(spec, rounding=setting.rounding or "nearest"), note
     form, columns = setting.lowering or "auto", setting.columns or 16

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from qonnx_pipe.core.plan import MatMulForm, Placement
 from qonnx_pipe.core.site import Role
+from qonnx_pipe.core.spec import Rounding
 from qonnx_pipe.recipe.settings import Activations, Weights
 from qonnx_pipe.recipe.strict import Fraction, Positive, Strict, as_tuple, mistake
 
@@ -122,6 +123,22 @@ class AdaRound(Strict):
     )
 
 
+class Gptq(Strict):
+    """How rounding: gptq goes; the settings of Frantar et al. 2022, but for `relative`."""
+
+    tokens: Positive = Field(
+        default=8192, description="Tokens of the calibration examples that each layer's output is compared on."
+    )
+    damp: Annotated[float, Field(ge=0)] = Field(
+        default=0.01, description="What is added to the Hessian's diagonal, in units of the diagonal's mean."
+    )
+    act_order: bool = Field(
+        default=True,
+        description="Whether inputs are rounded by falling power, not as they come. Groups stay as they are.",
+    )
+    relative: bool = Field(default=True, description="As for adaround. false: as in the paper.")
+
+
 class Tune(Strict):
     """How faster settings are searched on the target: `qpipe run --tune` is the same as `tune: {}`."""
 
@@ -174,6 +191,7 @@ class Quantize(Strict):
     adaround: AdaRound = Field(
         default=AdaRound(), description="How the rounding of weights with rounding: adaround is learned."
     )
+    gptq: Gptq = Field(default=Gptq(), description="How weights with rounding: gptq get their codes.")
     tune: Tune | None = Field(
         default=None,
         description="Search settings that are faster on the target, beyond noise; left out: nothing is searched.",
@@ -208,7 +226,8 @@ class Quantize(Strict):
         return self.matmul or ("integer" if self.target == "cpu" else "qdq")
 
     @property
-    def learns_rounding(self) -> bool:
-        """Whether any weight's rounding may be learned."""
+    def roundings(self) -> frozenset[Rounding]:
+        """What weights may be rounded by, besides the nearest."""
         asked = [self.weights, *(rule.weights for rule in self.rules)]
-        return any(weights is not None and weights.rounding == "adaround" for weights in asked)
+        found = {weights.rounding for weights in asked if weights is not None and weights.rounding is not None}
+        return frozenset(found - {"nearest"})

@@ -102,7 +102,8 @@ class Weights(Strict):
     rounding: Rounding | None = Field(
         default=None,
         description="nearest (the default). adaround: up or down is learned so that each layer's output stays closest "
-        "(Nagel et al. 2020); needs torch and minutes.",
+        "(Nagel et al. 2020); needs torch and minutes. gptq: each input's codes make up for the errors of those before "
+        "(Frantar et al. 2022); seconds.",
     )
 
     @field_validator("dtype", mode="before")

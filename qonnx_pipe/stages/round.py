@@ -1,4 +1,4 @@
-"""Round: a float model and a plan → learned codes of every weight that the plan rounds by AdaRound."""
+"""Round: a float model and a plan → codes of every weight that the plan rounds by data, layer after layer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from qonnx_pipe.core.encoding import FloatArray
+from qonnx_pipe.core.encoding import Encoding, FloatArray
 from qonnx_pipe.core.examples import Array, Batch
 from qonnx_pipe.core.files import write_atomic
 from qonnx_pipe.core.numerics import dequantize
@@ -19,13 +19,16 @@ from qonnx_pipe.core.plan import PlanEntry, QuantPlan
 from qonnx_pipe.core.rounding import Learned, from_arrays, to_arrays
 from qonnx_pipe.core.sampling import sampled_examples, sampled_tokens
 from qonnx_pipe.core.site import EMBEDDING_TABLES, Site
-from qonnx_pipe.errors import DataError
+from qonnx_pipe.core.spec import Rounding
+from qonnx_pipe.errors import DataError, NumericsError
 from qonnx_pipe.graph import io
 from qonnx_pipe.graph.instrument import EXAMPLES_INPUT, MASK_INPUT, TOKENS_INPUT
 from qonnx_pipe.graph.sampled import matrix, sample
 from qonnx_pipe.observers.weights import encode_weight, quantize_weight
 from qonnx_pipe.runtime.observe import observe
-from qonnx_pipe.source.adaround import Settings, learn_rounding
+
+Rounder = Callable[[FloatArray, Encoding, FloatArray, FloatArray], Learned]
+"""A weight [in, out], its encoding, inputs [n, in] in the model quantized so far, outputs [n, out] in the float one."""
 
 TOKENS_AN_EXAMPLE = 64
 """How many of an example's tokens are taken, at most: the more, the fewer examples must run through the model."""
@@ -47,22 +50,23 @@ def round_stage(
     batches: Sequence[Batch],
     *,
     tokens: int,
-    settings: Settings,
+    rounders: Mapping[Rounding, Rounder],
     workdir: Path,
     progress: Callable[[str], None] = _silent,
 ) -> dict[str, Learned]:
     """Learned codes by site id, layer by layer in the order of the data.
 
-    The weights of a step read the same activations. Each is learned on some `tokens` tokens: its inputs are those of
-    the model whose weights so far are quantized, its targets the float model's outputs. Activations stay float. `model`
-    is the file whose weights will be quantized: folded, where the plan folds. `workdir` keeps what is learned, so that
-    the same call goes on there; `progress` hears each weight. Weights whose inputs cannot be sampled are left out.
-    Raises DataError without batches, MissingDependency without torch, and what sessions raise.
+    The weights of a step read the same activations. Each gets its codes by the rounder that its spec names, on some
+    `tokens` tokens: its inputs are those of the model whose weights so far are quantized, its targets the float model's
+    outputs. Activations stay float. `model` is the file whose weights will be quantized: folded, where the plan folds.
+    `workdir` keeps what is learned, so that the same call goes on there; `progress` hears each weight. Weights whose
+    inputs cannot be sampled are left out. Raises DataError without batches, NumericsError where a layer's inputs are
+    not finite, and what rounders and sessions raise.
     """
     if not batches:
         raise DataError("no samples to learn the rounding on", fix="give at least one: data.calibration.samples")
     state = workdir / "learned.npz"
-    work = _Work(model, io.load(model), workdir, tuple(_enough(batches, tokens)), settings, _resumed(state))
+    work = _Work(model, io.load(model), workdir, tuple(_enough(batches, tokens)), rounders, _resumed(state))
     entries = [entry for entry in plan.quantized if entry.site.is_weight]
     work.known |= {entry.site: work.nearest(entry) for entry in entries if entry.site.role in EMBEDDING_TABLES}
     steps, exact = list(_steps(plan)), dict[str, FloatArray]()
@@ -74,7 +78,7 @@ def round_stage(
                 exact = work.sampled({}, list(dict.fromkeys(ahead)))
             now = work.sampled(work.known, inputs)
             for entry in unlearned:
-                if entry.spec is not None and entry.spec.rounding == "adaround":
+                if _learns([entry]):
                     work.learn(entry, [now.get(site.id) for site in inputs], [exact.get(site.id) for site in inputs])
                     progress(entry.site.id)
             write_rounding(state, work.learned)
@@ -114,7 +118,7 @@ class _Work:
     loaded: io.Model
     workdir: Path
     batches: tuple[Batch, ...]
-    settings: Settings
+    rounders: Mapping[Rounding, Rounder]
     learned: dict[str, Learned]
     known: dict[Site, FloatArray] = field(default_factory=dict)
 
@@ -147,8 +151,12 @@ class _Work:
         if not pairs or any(a.shape[1] != len(weight) or not len(a) for a, _ in pairs):
             return
         inputs, true = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        if not (np.all(np.isfinite(inputs)) and np.all(np.isfinite(true))):
+            what = "the inputs of this layer hold NaN or infinity on the calibration examples"
+            raise NumericsError(what, where=entry.site.id, fix="look at the data, or give the weight rounding: nearest")
         encoding = encode_weight(weight, entry.spec, site=entry.site.id)
-        self.learned[entry.site.id] = learn_rounding(weight, encoding, inputs, true @ weight, self.settings)
+        rounder = self.rounders[entry.spec.rounding]
+        self.learned[entry.site.id] = rounder(weight, encoding, inputs, true @ weight)
 
     def quantized(self, entry: PlanEntry) -> FloatArray:
         """The weight as its codes say, learned or nearest."""
@@ -198,7 +206,7 @@ def _steps(plan: QuantPlan) -> Iterator[tuple[tuple[Site, ...], list[PlanEntry]]
 
 
 def _learns(entries: Sequence[PlanEntry]) -> bool:
-    return any(entry.spec is not None and entry.spec.rounding == "adaround" for entry in entries)
+    return any(entry.spec is not None and entry.spec.rounds_by_data for entry in entries)
 
 
 def _resumed(state: Path) -> dict[str, Learned]:

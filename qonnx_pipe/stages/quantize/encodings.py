@@ -12,7 +12,7 @@ from qonnx_pipe.core.affine import Affine
 from qonnx_pipe.core.encoding import Encoding, FloatArray
 from qonnx_pipe.core.granularity import PerTensor
 from qonnx_pipe.core.plan import PlanEntry
-from qonnx_pipe.core.rounding import Codes, is_rounding_of
+from qonnx_pipe.core.rounding import Codes, belong
 from qonnx_pipe.core.statistics import CalibrationTable, SiteStatistics
 from qonnx_pipe.errors import DataError
 from qonnx_pipe.observers import OBSERVERS
@@ -98,11 +98,11 @@ def encode_and_round(
     site, spec = entry.site.id, entry.spec
     assert spec is not None
     encoding = given.get(site) or encode_weight(weight, spec, site=site)
-    if spec.rounding == "adaround" and rounded is None:
+    if spec.rounds_by_data and rounded is None:
         raise DataError("no learned codes", where=site, fix="`qpipe run` learns them; or use rounding: nearest")
-    if spec.rounding == "nearest" or rounded is None or site not in rounded:
+    if not spec.rounds_by_data or rounded is None or site not in rounded:
         return encoding, quantize_weight(weight, encoding)
-    if not is_rounding_of(rounded[site], np.asarray(weight, np.float32), encoding):
+    if not belong(rounded[site], np.asarray(weight, np.float32), encoding):
         what = "the learned codes are of another weight, or its rows are scaled for a per-embedding activation"
         raise DataError(what, where=site, fix="learn them again, or give the weight rounding: nearest")
     return encoding, rounded[site]

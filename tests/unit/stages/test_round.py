@@ -1,28 +1,35 @@
 """Rounding is learned layer by layer, beats nearest rounding where it is measured, resumes, is checked when read."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 
+import qonnx_pipe.stages.round as round_module
 from qonnx_pipe.core.examples import Batch
 from qonnx_pipe.core.plan import QuantPlan
 from qonnx_pipe.core.rounding import Learned
 from qonnx_pipe.core.site import Role
+from qonnx_pipe.core.spec import Rounding
 from qonnx_pipe.core.statistics import CalibrationTable, Provenance
-from qonnx_pipe.errors import DataError, RecipeError
+from qonnx_pipe.errors import DataError, NumericsError, RecipeError
+from qonnx_pipe.observers import gptq
 from qonnx_pipe.recipe import load
-from qonnx_pipe.source.adaround import Settings
+from qonnx_pipe.source import adaround
 from qonnx_pipe.stages.plan import plan_stage
 from qonnx_pipe.stages.quantize import quantize_stage
-from qonnx_pipe.stages.round import learned_sites, read_rounding, round_stage, write_rounding
+from qonnx_pipe.stages.round import Rounder, learned_sites, read_rounding, round_stage, write_rounding
 from tests.unit.recipe.texts import PLAIN, written
 
 pytestmark = pytest.mark.export
 
-SETTINGS = Settings(iterations=200)
+ROUNDERS: dict[Rounding, Rounder] = {
+    "adaround": partial(adaround.learn_rounding, settings=adaround.Settings(iterations=200)),
+    "gptq": partial(gptq.gptq, settings=gptq.Settings()),
+}
 WEIGHT_ONLY = "  activations: {dtype: float}\n  weights: {dtype: int4, rounding: adaround}\n"
 NOTHING = CalibrationTable({}, Provenance("model", "data", 1, 1, 1, 1, 1))
 
@@ -50,7 +57,7 @@ def batches(seed: int, count: int = 6, size: int = 8) -> list[Batch]:
 
 def learn(model: Path, plan: QuantPlan, folder: Path, **changes: object) -> dict[str, Learned]:
     folder.mkdir(exist_ok=True)
-    options = {"tokens": 400, "settings": SETTINGS, "workdir": folder} | changes
+    options = {"tokens": 400, "rounders": ROUNDERS, "workdir": folder} | changes
     return round_stage(model, plan, batches(0), **options)
 
 
@@ -63,9 +70,10 @@ def outputs(model: Path, over: list[Batch]) -> np.ndarray:
     return np.concatenate([run[mask] for run, mask in zip(runs, masks, strict=True)])
 
 
-def test_the_model_comes_closer_to_the_float_one(planned, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["adaround", "gptq", "gptq, granularity: {per_group: 8}"])
+def test_the_model_comes_closer_to_the_float_one(planned, tmp_path: Path, how: str) -> None:
     """At 6 bits: at 4 the tiny model is far from its float self whatever one does."""
-    model, plan = planned(WEIGHT_ONLY.replace("int4", "int6"))
+    model, plan = planned(WEIGHT_ONLY.replace("int4", "int6").replace("adaround", how))
     heard: list[str] = []
     learned = learn(model, plan, tmp_path / "work", progress=heard.append)
     assert heard == [site.id for site in learned_sites(plan)]
@@ -104,6 +112,35 @@ def test_an_interrupted_call_goes_on_where_it_was(planned, tmp_path: Path, monke
         np.testing.assert_array_equal(resumed[site].codes, found.codes)
 
 
+def test_each_weight_is_rounded_in_its_own_way(planned, tmp_path: Path) -> None:
+    rules = "  rules:\n    - match: {role: ffn.output}\n      weights: {rounding: gptq}\n"
+    model, plan = planned(WEIGHT_ONLY + rules)
+    asked: list[tuple[str, np.ndarray]] = []
+
+    def watched(name: Rounding, *args: np.ndarray) -> Learned:
+        asked.append((name, args[0]))
+        return ROUNDERS[name](*args)
+
+    found = learn(model, plan, tmp_path / "work", rounders={name: partial(watched, name) for name in ROUNDERS})
+    assert len(found) == len(asked)
+    assert [name for name, weight in asked if len(weight) == 64] == ["gptq", "gptq"], "inputs of the second layers"
+    assert sum(name == "gptq" for name, _ in asked) == 2
+
+
+def test_inputs_that_are_not_finite_are_told(planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, plan = planned()
+    real = round_module.observe
+
+    def broken(*args: object):
+        for row in real(*args):
+            yield {name: np.where(np.arange(len(values))[:, None] == 3, np.nan, values) for name, values in row.items()}
+
+    monkeypatch.setattr(round_module, "observe", broken)
+    with pytest.raises(NumericsError, match="NaN or infinity") as caught:
+        learn(model, plan, tmp_path / "work")
+    assert caught.value.where == "layer.0/weight[attention.query]"
+
+
 def test_only_what_the_recipe_asks_for_is_learned(planned, tmp_path: Path) -> None:
     rules = "  rules:\n    - match: {role: ffn.output, layer: 1}\n      weights: {rounding: adaround}\n"
     model, plan = planned(rules)
@@ -118,16 +155,18 @@ def test_a_weight_that_all_layers_share_is_learned_once(planned, tmp_path: Path)
     assert all(site.id in learned for site in shared)
 
 
-def test_tables_have_nothing_to_learn(planned) -> None:
+@pytest.mark.parametrize("rounding", ["adaround", "gptq"])
+def test_tables_have_nothing_to_learn(planned, rounding: str) -> None:
     with pytest.raises(RecipeError, match="nothing to learn from"):
-        planned("  embeddings: {rounding: adaround}\n")
+        planned(f"  embeddings: {{rounding: {rounding}}}\n")
 
 
 def test_codes_survive_their_file(tmp_path: Path) -> None:
     codes = np.arange(-8, 4, dtype=np.int8).reshape(3, 4)
-    write_rounding(tmp_path / "rounding.npz", {"layer.0/weight[head]": Learned(codes, 0.25, 0.0, 0.5, 0.125)})
+    write_rounding(tmp_path / "rounding.npz", {"layer.0/weight[head]": Learned(codes, 0.25, 0.0, 0.5, 0.125, "a note")})
     (found,) = read_rounding(tmp_path / "rounding.npz").values()
     np.testing.assert_array_equal(found.codes, codes)
+    assert found.note == "a note"
     assert (found.changed, found.undecided, found.nearest_error, found.error) == (0.25, 0.0, 0.5, 0.125)
 
 
@@ -165,4 +204,4 @@ def test_without_learned_codes_it_says_where_they_come_from(planned, tmp_path: P
 def test_without_batches_there_is_nothing_to_learn_on(planned, tmp_path: Path) -> None:
     model, plan = planned()
     with pytest.raises(DataError, match="no samples"):
-        round_stage(model, plan, [], tokens=9, settings=SETTINGS, workdir=tmp_path)
+        round_stage(model, plan, [], tokens=9, rounders=ROUNDERS, workdir=tmp_path)
