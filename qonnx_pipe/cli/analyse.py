@@ -240,7 +240,7 @@ def _prepared(recipe: Path, overrides: tuple[str, ...], choice: _Choice, *, quie
         wanted = Work(loaded, folder, follower.hear, store).choice(choice.part)
         most = choice.samples or MOST
         most = min(most, wanted.samples or most)
-        examples = load_examples(wanted.model_copy(update={"samples": most}))
+        examples = load_examples(wanted.model_copy(update={"samples": most}), loaded.model.task)
         pipeline.run(loaded, folder, follower.hear, store=store, last=choice.last)
         plan = QuantPlan.from_json(json.loads((folder / "plan.json").read_bytes()))
         yield _Made(loaded, plan, folder, examples, wanted.max_length, choice.samples is None)

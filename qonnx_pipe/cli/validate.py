@@ -125,7 +125,7 @@ def _baseline(path: Path | None, providers: tuple[str, ...], task: str) -> Verdi
     if path is None:
         return None
     verdict = read_verdict(path)
-    check_comparable(verdict, providers, tasks.find(task).metric, where=str(path))
+    check_comparable(verdict, providers, tasks.find(task).measure.name, where=str(path))
     return verdict
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 class Part:
     """One source of texts.
 
-    `columns` names the columns of a table without a header, in their order. `text_column` and `label_column` name
-    those that are read (None: the ones with a usual name). `labels` maps labels as they stand in the source to class
-    names; empty: they stay.
+    `columns` names the columns of a table without a header, in their order. `text_column`, `label_column` and
+    `pair_column` name those that are read (None: the ones with a usual name). `labels` maps labels or tags as they
+    stand in the source, or patterns of them, to class names; empty: they stay.
     """
 
     source: str
@@ -20,3 +20,4 @@ class Part:
     label_column: str | None = None
     columns: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    pair_column: str | None = None

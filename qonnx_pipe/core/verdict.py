@@ -18,7 +18,10 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Metric:
-    """One number with its 95 % interval over `n` examples; `per_class` where it splits by class."""
+    """One number with its 95 % interval over `n` examples; `per_class` where it splits by class.
+
+    `unit`: fraction or correlation. `also`: what else the task is known by, value by name.
+    """
 
     name: str
     value: float
@@ -26,10 +29,22 @@ class Metric:
     n: int
     interval: Interval | None = None
     per_class: Mapping[str, float] = field(default_factory=dict)
+    also: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
-        """Plain values, the name under "metric"."""
-        return {"metric": self.name, **{key: value for key, value in asdict(self).items() if key != "name"}}
+        """Plain values, the name under "metric"; `also` where there is something."""
+        plain = {key: value for key, value in asdict(self).items() if key != "name" and (key != "also" or value)}
+        return {"metric": self.name, **plain}
+
+
+@dataclass(frozen=True)
+class ClassDrop:
+    """What a quantized model loses of one class: the metric's drop, its paired 95 % interval, examples with it."""
+
+    name: str
+    drop: float
+    interval: Interval
+    n: int
 
 
 @dataclass(frozen=True)
@@ -109,7 +124,8 @@ class Latency:
 class Result:
     """One model on one provider; `error` says why the rest is missing.
 
-    `partition`: what a provider that compiles took; None for one that runs node by node.
+    `partition`: what a provider that compiles took; None for one that runs node by node. `class_drops`: what the
+    quantized model forgets, the class that loses most first.
     """
 
     provider: str
@@ -121,6 +137,7 @@ class Result:
     kernels: Kernels | None = None
     error: str = ""
     partition: Partition | None = None
+    class_drops: tuple[ClassDrop, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """Plain values; what was not measured is null, `error` stands only where there is one."""
@@ -129,6 +146,7 @@ class Result:
             "model": self.model,
             "accuracy": self.accuracy and self.accuracy.to_json(),
             "accuracy_drop": self.accuracy_drop and self.accuracy_drop.to_json(),
+            "class_drops": [asdict(one) for one in self.class_drops],
             "fidelity": self.fidelity and asdict(self.fidelity),
             "latency": [asdict(latency) for latency in self.latency],
             "kernels": self.kernels and self.kernels.to_json(),
@@ -197,6 +215,7 @@ def _result(data: Mapping[str, Any]) -> Result:
         kernels and Kernels(tuple(Kernel(**node) for node in kernels["matmul_nodes"])),
         data.get("error", ""),
         Partition.from_json(data["partition"]) if data.get("partition") else None,
+        tuple(ClassDrop(**{**one, "interval": tuple(one["interval"])}) for one in data.get("class_drops", ())),
     )
 
 

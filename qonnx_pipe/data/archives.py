@@ -149,13 +149,22 @@ def _unreachable(archive: Archive, source: str, reason: str) -> DataError:
     return DataError(what, where=source, fix=f"check name, version and network, and {client}'s settings")
 
 
-def _unpack(packed: Path, target: Path) -> Iterator[tuple[str, str]]:
-    """Unpack into `target`, without the one folder that holds everything; path and SHA-256 of every file."""
-    raw = target.with_name("raw")
+def _extract(packed: Path, target: Path) -> None:
+    """Unpack one archive into `target`, without the one folder that holds everything."""
+    raw = target.with_name(f"{target.name}.raw")
     with tarfile.open(packed, "r:gz") as archive:
         archive.extractall(raw, filter="data")
     found = list(raw.iterdir())
     (found[0] if len(found) == 1 and found[0].is_dir() else raw).rename(target)
+    if raw.is_dir():
+        raw.rmdir()
+
+
+def _unpack(packed: Path, target: Path) -> Iterator[tuple[str, str]]:
+    """Unpack into `target`, archives inside as folders beside them; path and SHA-256 of every file."""
+    _extract(packed, target)
+    for inner in sorted(target.rglob("*.tar.gz")):
+        _extract(inner, inner.with_name(inner.name.removesuffix(".tar.gz")))
     for path in sorted(target.rglob("*")):
         if path.is_file() and not path.is_symlink():
             yield path.relative_to(target).as_posix(), sha256_file(path)

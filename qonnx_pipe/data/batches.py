@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from qonnx_pipe.core.examples import Array, Batch, Example, Examples
+from qonnx_pipe.core.examples import Array, Batch, Example, Examples, Form, Reading
 from qonnx_pipe.errors import DataError, ModelError
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 TEXT_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids"})
 """The inputs that a tokenizer makes."""
@@ -31,11 +32,12 @@ class Padding:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids and token types of one text, unpadded, and its label."""
+    """Token ids and token types of one text or a window of it, unpadded, its label, and what of it is judged."""
 
     ids: Sequence[int]
     types: Sequence[int]
     label: str | None
+    reading: Reading | None = None
 
 
 def batches(
@@ -52,8 +54,10 @@ def batches(
 
     `tokenizer` is a tokenizer.json or its folder; `input_names` are the model's inputs, and each batch has exactly
     these. Texts become int64 [batch, tokens] of at most `max_length` tokens, padded to the longest of the batch or to
-    `pad_to`. Arrays pass through by name, uncut. Raises ModelError for a missing or damaged tokenizer, DataError for a
-    text without tokens and for inputs that the examples do not give.
+    `pad_to`. Where the labels are tags, readings name the first token of each word; where they are answers,
+    a longer text becomes several rows that overlap by a third. Arrays pass through by name, uncut. Raises ModelError
+    for a missing or damaged tokenizer, DataError for a text without tokens and for inputs that the examples do not
+    give.
     """
     if examples.arrays is not None:
         return _of_arrays(examples, examples.arrays, input_names, batch_size)
@@ -63,11 +67,79 @@ def batches(
     path = tokenizer / "tokenizer.json" if tokenizer.is_dir() else tokenizer
     rule = load_tokenizer(path)
     padding = _padding(rule, path)
-    encoded = _encode(rule, examples, min(max_length, pad_to or max_length), path)
+    encoded = _encode(rule, examples, min(max_length, pad_to or max_length))
     if sort:
         encoded.sort(key=lambda text: len(text.ids))
     groups = (encoded[start : start + batch_size] for start in range(0, len(encoded), batch_size))
     return [_batch(group, input_names, padding, pad_to) for group in groups]
+
+
+def _encode(rule: Tokenizer, examples: Examples, length: int) -> list[Encoded]:
+    """The rows of all examples, in their order."""
+    items, source, form = examples.items, examples.source, examples.form
+    _limit(rule, items, length, form, source)
+    encoded: list[Encoded] = []
+    for start in range(0, len(items), 64):  # the library keeps offsets and strings: not of all texts at once
+        group = items[start : start + 64]
+        given = [example.text if example.pair is None else (example.text, example.pair) for example in group]
+        for index, (example, found) in enumerate(zip(group, rule.encode_batch(given), strict=True), start):
+            windows = [found, *found.overflowing] if form == "answers" else [found]
+            rows = [_read(window, example, index, form) for window in windows]
+            if any(not _has_tokens(window) for window in windows):
+                raise _no_tokens(example, source)
+            encoded += rows
+    return encoded
+
+
+def _limit(rule: Tokenizer, items: Sequence[Example], length: int, form: Form, source: str) -> None:
+    """Cut at `length` tokens, from the side that the tokenizer says; of a pair with answers the second text alone."""
+    added = rule.num_special_tokens_to_add(is_pair=any(example.pair is not None for example in items))
+    room = length - added
+    if form == "answers" and items:
+        rule.no_truncation()
+        room -= max(len(found.ids) for found in rule.encode_batch([example.text for example in items])) - added
+    if room <= 0:
+        what = f"a max_length of {length} leaves no room for a text beside {length - room} other tokens"
+        raise DataError(what, where=source, fix=f"allow at least {length - room + 1}")
+    rule.no_padding()
+    side = (rule.truncation or {}).get("direction", "right")
+    if form == "answers":
+        rule.enable_truncation(length, stride=room // 3, strategy="only_second")
+    else:
+        rule.enable_truncation(length, direction=side)
+
+
+def _read(found: Encoding, example: Example, index: int, form: Form) -> Encoded:
+    """One row; with labels about tokens, where these stand in it."""
+    reading = None
+    if form == "tags":
+        reading = _first_tokens(found, example.text, index)
+    elif form == "answers":
+        kept = [i for i, side in enumerate(found.sequence_ids) if side == 1]
+        spans = [found.offsets[i] for i in kept]
+        reading = Reading(index, example.pair or "", np.array(kept, np.int64), _pairs(spans))
+    return Encoded(found.ids, found.type_ids, example.label, reading)
+
+
+def _first_tokens(found: Encoding, text: str, index: int) -> Reading:
+    """The first token of each word that has one; offsets of some tokenizers take in the space in front."""
+    places, spans, end = [], [], -1
+    for i, ((first, stop), side) in enumerate(zip(found.offsets, found.sequence_ids, strict=True)):
+        begin = stop - len(text[first:stop].lstrip(" "))
+        if side == 0 and begin < stop and begin >= end:
+            start, end = text.rfind(" ", 0, begin) + 1, (text.find(" ", begin) + len(text) + 1) % (len(text) + 1)
+            places.append(i)
+            spans.append((start, end))
+    return Reading(index, text, np.array(places, np.int64), _pairs(spans))
+
+
+def _pairs(spans: Sequence[tuple[int, int]]) -> npt.NDArray[np.int64]:
+    return np.array(spans, np.int64).reshape(-1, 2)
+
+
+def _has_tokens(found: Encoding) -> bool:
+    """Whether more than special tokens stand there."""
+    return not all(found.special_tokens_mask)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -85,23 +157,6 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise ModelError(f"not a readable tokenizer ({error})", where=str(path), fix=fix) from error
 
 
-def _encode(rule: Tokenizer, examples: Examples, length: int, path: Path) -> list[Encoded]:
-    added = rule.num_special_tokens_to_add(is_pair=False)
-    if length <= added:
-        what = f"a max_length of {length} leaves no room beside {added} special tokens"
-        raise DataError(what, where=str(path), fix=f"allow at least {added + 1}")
-    rule.no_padding()
-    rule.enable_truncation(length, direction=(rule.truncation or {}).get("direction", "right"))
-    encoded: list[Encoded] = []
-    for start in range(0, len(examples.items), 64):  # the library keeps offsets and strings: not of all texts at once
-        group = examples.items[start : start + 64]
-        for example, found in zip(group, rule.encode_batch([example.text for example in group]), strict=True):
-            if len(found.ids) <= added:
-                raise _no_tokens(example, examples.source)
-            encoded.append(Encoded(found.ids, found.type_ids, example.label))
-    return encoded
-
-
 def _no_tokens(example: Example, source: str) -> DataError:
     what = f"the tokenizer finds no token in the text {example.text[:40]!r}"
     return DataError(what, where=source, fix="remove the text, or use the model's own tokenizer")
@@ -111,12 +166,16 @@ def _batch(group: Sequence[Encoded], names: Sequence[str], padding: Padding, pad
     shape = len(group), pad_to or max(len(text.ids) for text in group)
     ids, types = np.full(shape, padding.token, np.int64), np.full(shape, padding.token_type, np.int64)
     mask = np.zeros(shape, np.int64)
+    readings = []
     for row, text in enumerate(group):
         n = len(text.ids)
-        place = np.s_[row, shape[1] - n :] if padding.left else np.s_[row, :n]
+        begin = shape[1] - n if padding.left else 0
+        place = np.s_[row, begin : begin + n]
         ids[place], types[place], mask[place] = text.ids, text.types, 1
+        if text.reading is not None:
+            readings.append(replace(text.reading, positions=text.reading.positions + begin))
     made: dict[str, Array] = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
-    return Batch({name: made[name] for name in names}, tuple(text.label for text in group))
+    return Batch({name: made[name] for name in names}, tuple(text.label for text in group), tuple(readings))
 
 
 def _padding(rule: Tokenizer, path: Path) -> Padding:

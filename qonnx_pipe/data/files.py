@@ -9,12 +9,17 @@ from pathlib import Path
 from qonnx_pipe.data.decoding import read_document, read_text
 from qonnx_pipe.data.rows import ALL, SPLITS, Columns, Row, Rows
 from qonnx_pipe.data.tables import read_delimited, read_json, read_json_lines
+from qonnx_pipe.data.words import is_tagged, read_columns, read_tagged
 from qonnx_pipe.errors import DataError
 
 
 def read_lines(path: Path, columns: Columns) -> Rows:
-    """Rows of a .txt file: one text a line, no labels."""
+    """Rows of a .txt file: one text a line, no labels; for tags, as CoNLL's; where columns have names, a table."""
+    if columns.header:
+        return read_delimited(path, columns)
     _refuse_columns(path, columns)
+    if columns.form == "tags":
+        return read_columns(path, columns)
     lines = read_text(path).removesuffix("\n").split("\n")
     items = (Row(line.removesuffix("\r"), None, f"{path}:{n}") for n, line in enumerate(lines, start=1))
     return Rows(tuple(items) if lines != [""] else ())
@@ -26,6 +31,9 @@ READERS: Mapping[str, Callable[[Path, Columns], Rows]] = {
     ".tsv": read_delimited,
     ".jsonl": read_json_lines,
     ".json": read_json,
+    ".conll": read_columns,
+    ".bio": read_columns,
+    "": read_tagged,
 }
 
 
@@ -33,12 +41,13 @@ def read_path(path: Path, splits: Collection[str], columns: Columns) -> Rows:
     """Rows of a file or a folder; of the wanted splits, if the folder has splits of its own.
 
     A folder holds either its splits (`train` with `validation` or `test`: folders or files), or one folder of .txt
-    documents for each class, or .txt documents without a class. Raises DataError for everything else.
+    documents for each class, or .txt documents without a class, or files of word/tag. Raises DataError for everything
+    else.
     """
     if path.is_file():
         reader = READERS.get(path.suffix.lower())
         if reader is None:
-            known = ", ".join((*READERS, ".npz"))
+            known = ", ".join((*filter(None, READERS), ".npz"))
             raise DataError(f"unknown format {path.suffix!r}", where=str(path), fix=f"give a folder or one of {known}")
         return reader(path, columns)
     if not path.is_dir():
@@ -46,7 +55,7 @@ def read_path(path: Path, splits: Collection[str], columns: Columns) -> Rows:
     parts = _own_splits(path)
     if not parts:
         _refuse_columns(path, columns)
-        return _documents(path)
+        return _tagged(path, columns) or _documents(path)
     return pick({name: partial(read_path, part, (ALL,), columns) for name, part in parts.items()}, splits, path)
 
 
@@ -68,6 +77,14 @@ def _own_splits(folder: Path) -> dict[str, Path]:
         if child.stem.lower() in SPLITS and (child.is_dir() or child.suffix.lower() in READERS)
     }
     return {name: found[name] for name in ("train", "validation", "test") if name in found} if len(found) > 1 else {}
+
+
+def _tagged(folder: Path, columns: Columns) -> Rows | None:
+    """All sentences of a folder's files of word/tag, in the order of their names; None where it has no such file."""
+    found = [child for child in _visible(folder) if is_tagged(child)]
+    left_out = [child for child in _visible(folder) if child not in found]
+    rows = tuple(row for child in found for row in read_tagged(child, columns).items)
+    return Rows(rows, tuple(_note(left_out, "left out, not word/tag"))) if found else None
 
 
 def _documents(folder: Path) -> Rows:

@@ -37,9 +37,12 @@ def read_hub(source: str, splits: Collection[str], columns: Columns) -> Rows:
 
 def _rows(where: str, part: Any, columns: Columns) -> Rows:
     """Rows of one split (a `datasets.Dataset`): class numbers become names, -1 is no label."""
-    classes = {name: feature.names for name, feature in part.features.items() if hasattr(feature, "names")}
+    features = {name: getattr(feature, "feature", feature) for name, feature in part.features.items()}
+    classes = {name: feature.names for name, feature in features.items() if hasattr(feature, "names")}
 
     def named(name: str, value: object) -> object:
+        if isinstance(value, list):
+            return [named(name, one) for one in value]
         if name not in classes or not isinstance(value, int):
             return value
         return classes[name][value] if value >= 0 else None

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 
-from qonnx_pipe.core.examples import Example, Examples
+from qonnx_pipe.core.examples import Example, Examples, Form, classes_of
 from qonnx_pipe.core.packages import SCHEME as PACKAGE
 from qonnx_pipe.core.packages import package_path
 from qonnx_pipe.core.parts import Part
 from qonnx_pipe.data.archives import SCHEMES as ARCHIVES
 from qonnx_pipe.data.archives import archive_path
 from qonnx_pipe.data.arrays import Arrays, read_arrays
+from qonnx_pipe.data.cloze import SCHEME as CLOZE
+from qonnx_pipe.data.cloze import questions
 from qonnx_pipe.data.files import read_path
 from qonnx_pipe.data.hub import SCHEME as HUB
 from qonnx_pipe.data.hub import read_hub
@@ -44,25 +47,30 @@ def load(
     seed: int = 0,
     text_column: str | None = None,
     label_column: str | None = None,
+    pair_column: str | None = None,
+    form: Form = "class",
     shares: Shares = SHARES,
     base: Path | None = None,
 ) -> Examples:
     """The examples of a split or of several, in the order of the source, or `samples` of them, shuffled.
 
-    No split, or "all", is every one. `source` is a file (.txt, .csv, .tsv, .jsonl, .json, .npz) or a folder, relative
-    to `base`; `package:NAME/path`; `npm:NAME@VERSION/path`; `sdist:NAME==VERSION/path`; `hub:NAME[:config]`; or several
-    Parts of these. Texts that stand twice count once; in several parts, also those that differ only in case and white
-    space. A source without splits of its own is split by the digests of its texts into train, validation and test of
-    these `shares`. Raises DataError for data that are missing, empty or damaged; MissingDependency.
+    No split, or "all", is every one. `source` is a file (.txt, .csv, .tsv, .jsonl, .json, .conll, .bio, .npz) or a
+    folder, relative to `base`; `package:NAME/path`; `npm:NAME@VERSION/path`; `sdist:NAME==VERSION/path`;
+    `hub:NAME[:config]`; `cloze:` and one of these, whose texts are made into questions; or several Parts. Texts that
+    stand twice count once; in several parts, also those that differ only in case and white space. A source without
+    splits of its own is split by the digests of its texts into train, validation and test of these `shares`; questions
+    by those of the texts that answer them. `form` is what the task's labels say. Raises DataError for data that are
+    missing, empty, damaged or not of that form; MissingDependency.
     """
     name = source if isinstance(source, str) else " + ".join(part.source for part in source)
     choice = _Choice(_splits(split, name), samples, seed, shares)
     if not isinstance(source, str):
-        found = _joined([_part(part, choice.splits, base) for part in source], name)
-        return _of_texts(name, found, choice, key=lambda text: " ".join(text.casefold().split()))
+        found = _joined([_part(part, choice.splits, base, form) for part in source], name)
+        return _of_texts(name, found, choice, form, key=lambda text: " ".join(text.casefold().split()))
     if not source.startswith(HUB) and (path := _path(source, base)).suffix.lower() == ".npz" and path.is_file():
         return _of_arrays(source, read_arrays(path), choice)
-    return _of_texts(source, _part(Part(source, text_column, label_column), choice.splits, base), choice)
+    part = Part(source, text_column, label_column, pair_column=pair_column)
+    return _of_texts(source, _part(part, choice.splits, base, form), choice, form)
 
 
 def _path(source: str, base: Path | None) -> Path:
@@ -74,21 +82,32 @@ def _path(source: str, base: Path | None) -> Path:
     return (base or Path()) / Path(source).expanduser()
 
 
-def _part(part: Part, splits: tuple[str, ...], base: Path | None) -> Rows:
+def _part(part: Part, splits: tuple[str, ...], base: Path | None, form: Form) -> Rows:
     """The rows of one part, with its columns and its names of classes."""
-    columns = Columns(part.text_column, part.label_column, part.columns)
+    if part.source.startswith(CLOZE):
+        inner = replace(part, source=part.source.removeprefix(CLOZE), labels={})
+        return questions(_part(inner, splits, base, "class"))
+    columns = Columns(part.text_column, part.label_column, part.columns, part.pair_column, form)
     if part.source.startswith(HUB):
         found = read_hub(part.source, splits, columns)
     else:
         found = read_path(_path(part.source, base), splits, columns)
-    return replace(found, items=tuple(_renamed(row, part) for row in found.items)) if part.labels else found
+    return replace(found, items=tuple(_renamed(row, part, form) for row in found.items)) if part.labels else found
 
 
-def _renamed(row: Row, part: Part) -> Row:
-    if row.label is not None and row.label not in part.labels:
+def _renamed(row: Row, part: Part, form: Form) -> Row:
+    if row.label is None:
+        return row
+    return replace(row, label=" ".join(_class_name(label, part, row.where) for label in classes_of(row.label, form)))
+
+
+def _class_name(label: str, part: Part, where: str) -> str:
+    """The name that `labels` has for a label: its own, else that of the first pattern."""
+    pattern = label if label in part.labels else next((one for one in part.labels if fnmatchcase(label, one)), None)
+    if pattern is None:
         known = ", ".join(map(repr, part.labels))
-        raise DataError(f"label {row.label!r} has no class name", where=row.where, fix=f"labels names {known}")
-    return replace(row, label=row.label and part.labels[row.label])
+        raise DataError(f"label {label!r} has no class name", where=where, fix=f"labels names {known}")
+    return part.labels[pattern]
 
 
 def _joined(parts: Sequence[Rows], source: str) -> Rows:
@@ -109,28 +128,36 @@ def _splits(names: str | Sequence[str] | None, source: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _of_texts(source: str, found: Rows, choice: _Choice, *, key: Callable[[str], str] = str) -> Examples:
+def _of_texts(source: str, found: Rows, choice: _Choice, form: Form, *, key: Callable[[str], str] = str) -> Examples:
     """Examples from rows; of those whose texts have the same `key`, the first."""
     _check(source, found.items)
     first: dict[str, Row] = {}
     for row in found.items:
-        first.setdefault(key(row.text), row)
+        first.setdefault(key(_whole(row)), row)
     unique = tuple(first.values())
     splits = (ALL,) if found.own_split else choice.splits
-    chosen = select([row.text.encode() for row in unique], splits, choice.samples, choice.seed, choice.shares)
+    keys = [_whole(row).encode() for row in unique]
+    apart = [(row.pair or "").encode() for row in unique] if form == "answers" else None
+    chosen = select(keys, splits, choice.samples, choice.seed, choice.shares, apart=apart)
     _refuse_none(source, choice, chosen)
-    items = tuple(Example(unique[index].text, unique[index].label) for index in chosen)
+    items = tuple(Example(unique[index].text, unique[index].label, unique[index].pair) for index in chosen)
     labels = [row.label for row in unique]
-    others = [row for row in found.items if row.label != first[key(row.text)].label]
+    others = [row for row in found.items if row.label != first[key(_whole(row))].label]
     return Examples(
         source=source,
-        sha256=digest(part for item in items for part in (item.text.encode(), _bytes(item.label))),
+        sha256=digest(part for item in items for part in (_whole(item).encode(), _bytes(item.label))),
         items=items,
         labels=tuple(item.label for item in items),
-        class_names=_class_names(labels),
+        class_names=_class_names(labels, form),
         duplicates=len(found.items) - len(unique),
         notes=(*found.notes, *_contradictions(others), *_unlabelled(labels)),
+        form=form,
     )
+
+
+def _whole(item: Row | Example) -> str:
+    """The text, or both with a character between them that no text holds."""
+    return item.text if item.pair is None else f"{item.text}\0{item.pair}"
 
 
 def _of_arrays(source: str, found: Arrays, choice: _Choice) -> Examples:
@@ -148,20 +175,20 @@ def _of_arrays(source: str, found: Arrays, choice: _Choice) -> Examples:
         sha256=digest((*described, *map(_bytes, taken.labels))),
         arrays=taken.inputs,
         labels=taken.labels,
-        class_names=_class_names(found.labels),
+        class_names=_class_names(found.labels, "class"),
     )
 
 
 def _check(source: str, rows: Sequence[Row]) -> None:
     if not rows:
         raise DataError("the data set is empty", where=source, fix="give texts: a table, lines, or .txt documents")
-    empty = [row.where for row in rows if not row.text.strip()]
+    empty = [row.where for row in rows if not row.text.strip() or (row.pair is not None and not row.pair.strip())]
     if empty:
         more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
         raise DataError(f"empty text{more}", where=empty[0], fix="remove it, or fill it in")
     for row in rows:
         try:
-            f"{row.text}{row.label}".encode()
+            f"{row.text}{row.label}{row.pair}".encode()
         except UnicodeEncodeError as error:
             raise DataError("holds half a surrogate pair", where=row.where, fix="write whole characters") from error
 
@@ -173,8 +200,8 @@ def _refuse_none(source: str, choice: _Choice, chosen: Sequence[int]) -> None:
         raise DataError(what, where=source, fix="give more data, at least one sample, or `split: all`")
 
 
-def _class_names(labels: Iterable[str | None]) -> tuple[str, ...]:
-    return tuple(sorted({label for label in labels if label is not None}))
+def _class_names(labels: Iterable[str | None], form: Form) -> tuple[str, ...]:
+    return tuple(sorted({name for label in labels if label is not None for name in classes_of(label, form)}))
 
 
 def _contradictions(rows: Sequence[Row]) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qonnx_pipe.core.examples import Form
+
 ALL = "all"
 SPLITS = {
     "train": "train",
@@ -20,11 +22,12 @@ SPLITS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One text; `where` is its file, with a line or an item where the file holds several."""
+    """One text, or a pair; `where` is its file, with a line or an item where the file holds several."""
 
     text: str
     label: str | None
     where: str
+    pair: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,16 @@ class Rows:
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the text and the label column, where the user gave them; of all columns, where the table has none."""
+    """Names of the text, label and second text's column, where the user gave them; of all, where the table has none.
+
+    `form`: what a label says, and so which columns have it by their usual names.
+    """
 
     text: str | None = None
     label: str | None = None
     header: tuple[str, ...] = ()
+    pair: str | None = None
+    form: Form = "class"
 
     def __bool__(self) -> bool:
-        return self.text is not None or self.label is not None or bool(self.header)
+        return any(name is not None for name in (self.text, self.label, self.pair)) or bool(self.header)

@@ -20,13 +20,21 @@ def split_of(key: bytes, shares: Shares = SHARES) -> str:
 
 
 def select(
-    keys: Sequence[bytes], splits: Collection[str], samples: int | None, seed: int, shares: Shares = SHARES
+    keys: Sequence[bytes],
+    splits: Collection[str],
+    samples: int | None,
+    seed: int,
+    shares: Shares = SHARES,
+    *,
+    apart: Sequence[bytes] | None = None,
 ) -> list[int]:
     """Indices of the examples of these splits; with `samples`, at most so many, in an order that the seed shuffles.
 
-    The samples are those whose digests under the seed are smallest: the order of `keys` plays no part.
+    The samples are those whose digests under the seed are smallest: the order of `keys` plays no part. Examples that
+    have the same bytes in `apart` (by default each its own) never stand in two splits.
     """
-    chosen = [index for index, key in enumerate(keys) if ALL in splits or split_of(key, shares) in splits]
+    groups = keys if apart is None else apart
+    chosen = [index for index, key in enumerate(groups) if ALL in splits or split_of(key, shares) in splits]
     if samples is None:
         return chosen
     prefix = f"{seed}:".encode()

@@ -7,13 +7,31 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from qonnx_pipe.core.examples import Form
 from qonnx_pipe.data.decoding import read_text
+from qonnx_pipe.data.labels import NAMES, as_answers, as_number, as_tags, as_words
 from qonnx_pipe.data.rows import Columns, Row, Rows
 from qonnx_pipe.errors import DataError
 
-TEXT_NAMES = ("text", "sentence", "review", "document", "content", "article", "body", "question", "title")
-LABEL_NAMES = ("label", "labels", "class", "category", "target", "sentiment", "topic", "intent")
+PAIRS = {
+    "text": "text_pair",
+    "sentence1": "sentence2",
+    "premise": "hypothesis",
+    "question1": "question2",
+    "text1": "text2",
+    "question": "context",
+}
+"""Text column → that of a second text, which is taken where it is there too."""
+
+USUAL = ("text", "sentence", "review", "document", "content", "article", "body", "question", "title")
+TEXT_NAMES: dict[Form, tuple[str, ...]] = {
+    "class": (*USUAL, *(name for name in PAIRS if name not in USUAL)),
+    "tags": ("tokens", "words", *USUAL),
+    "number": (*USUAL, *(name for name in PAIRS if name not in USUAL)),
+    "answers": ("question",),
+}
 """Column names that are taken, in this order, when the user names none; case does not matter."""
 
 Record = tuple[str, Mapping[str, object]]
@@ -21,11 +39,11 @@ Record = tuple[str, Mapping[str, object]]
 
 
 def read_delimited(path: Path, columns: Columns) -> Rows:
-    """Rows of a .csv file (quotes as in RFC 4180) or a .tsv file (no quotes, as its registration says).
+    """Rows of a .csv file (quotes as in RFC 4180), or of a .tsv or .txt file with tabs (no quotes, as registered).
 
     The first line is the header, unless `columns` brings one.
     """
-    tabs = path.suffix.lower() == ".tsv"
+    tabs = path.suffix.lower() != ".csv"
     reader = csv.reader(
         io.StringIO(read_text(path), newline=""),
         delimiter="\t" if tabs else ",",
@@ -59,8 +77,10 @@ def read_json_lines(path: Path, columns: Columns) -> Rows:
 
 
 def read_json(path: Path, columns: Columns) -> Rows:
-    """Rows of a .json file: a list of objects."""
+    """Rows of a .json file: a list of objects, or a file in the form of SQuAD."""
     found = _parse(read_text(path), path, 1)
+    if isinstance(found, dict) and isinstance(found.get("data"), list):
+        return read_squad(path, found["data"], columns)
     if not isinstance(found, list):
         raise DataError("not a list of objects", where=str(path), fix='write [{"text": …, "label": …}, …]')
     return _from_objects(path, [(f"{path}: item {n}", value) for n, value in enumerate(found, start=1)], columns)
@@ -87,26 +107,46 @@ def _from_objects(path: Path, values: Sequence[tuple[str, object]], columns: Col
 def table(where: str, names: Sequence[str], records: Iterable[Record], columns: Columns) -> Rows:
     """Rows from the columns that hold text and label: those that the user names, else those with a usual name.
 
-    Raises DataError when a column is missing (naming those there are), or a text is no string.
+    Raises DataError when a column is missing (naming those there are), or a text or label is not of the task's form.
     """
     records = list(records)
     if not names:
         return Rows(())
-    text = _column("text", columns.text, TEXT_NAMES, names, where)
+    text = _column("text", columns.text, TEXT_NAMES[columns.form], names, where)
     if text is None:
         found = ", ".join(map(repr, names))
         what = f"no text column among {found}"
         raise DataError(what, where=where, fix="name it with text_column, or add the header if it is missing")
-    label = _column("label", columns.label, LABEL_NAMES, names, where)
-    rows = tuple(Row(_text(values, text, place), _label(values, label, place), place) for place, values in records)
+    label = _column("label", columns.label, NAMES[columns.form], names, where)
+    usual = [PAIRS[text.lower()]] if text.lower() in PAIRS and columns.form != "tags" else []
+    pair = _column("second text", columns.pair, usual, names, where)
+    if columns.form == "answers" and pair is None:
+        raise DataError("no column of texts to answer from", where=where, fix="name it with pair_column")
+    used = Columns(text, label, (), pair, columns.form)
+    rows = tuple(_row(values, used, place) for place, values in records)
     blank = [row.where for row in rows if label is not None and row.label is None and not row.text.strip()]
-    guessed = [f"text from column {text!r}"] if columns.text is None else []
-    guessed += [f"label from column {label!r}"] if columns.label is None and label is not None else []
+    read = {"text": (columns.text, text), "second text": (columns.pair, pair), "label": (columns.label, label)}
+    guessed = [f"{kind} from column {name!r}" for kind, (given, name) in read.items() if given is None and name]
     if blank:
         guessed.append(
             f"left out, neither text nor label: {blank[0]}{f' and {len(blank) - 1} more' * (len(blank) > 1)}"
         )
     return Rows(tuple(row for row in rows if row.where not in set(blank)), tuple(guessed))
+
+
+def _row(values: Mapping[str, object], columns: Columns, where: str) -> Row:
+    """One record in the form that the task reads."""
+    assert columns.text is not None
+    value = values.get(columns.label) if columns.label is not None else None
+    pair = None if columns.pair is None else _text(values, columns.pair, where)
+    if columns.form == "tags":
+        words = as_words(values.get(columns.text) or "", where)
+        return Row(words, None if value is None else as_tags(value, words, where), where)
+    text = _text(values, columns.text, where)
+    if value is None or columns.form == "class":
+        return Row(text, _label(value, where), where, pair)
+    label = as_number(value, where) if columns.form == "number" else as_answers(value, pair or "", where)
+    return Row(text, label, where, pair)
 
 
 def _column(kind: str, named: str | None, usual: Sequence[str], names: Sequence[str], where: str) -> str | None:
@@ -128,10 +168,34 @@ def _text(values: Mapping[str, object], column: str, where: str) -> str:
     return value
 
 
-def _label(values: Mapping[str, object], column: str | None, where: str) -> str | None:
-    value = values.get(column) if column is not None else None
+def _label(value: object, where: str) -> str | None:
     if value is None or isinstance(value, str):
         return value
     if not isinstance(value, int):
         raise DataError(f"label {value!r} is no class", where=where, fix="write a string or a whole number")
     return json.dumps(value)
+
+
+def read_squad(path: Path, articles: Sequence[object], columns: Columns) -> Rows:
+    """Questions of a file in the form of SQuAD (Rajpurkar et al. 2016); those without an answer are left out."""
+    records: list[Record] = []
+    silent = 0
+    for context, question in _asked(path, articles):
+        answers = question.get("answers")
+        silent += answers == []
+        if answers != []:
+            values = {"question": question.get("question"), "context": context, "answers": answers}
+            records.append((f"{path}: question {question.get('id', len(records) + silent + 1)}", values))
+    found = table(str(path), ["question", "context", "answers"], records, columns)
+    notes = (f"left out, {silent} questions without an answer",) if silent else ()
+    return Rows(found.items, (*found.notes, *notes))
+
+
+def _asked(path: Path, articles: Sequence[Any]) -> Iterator[tuple[object, Mapping[str, object]]]:
+    """Each question with the text that it is about."""
+    try:
+        for part in (part for article in articles for part in article["paragraphs"]):
+            yield from ((part["context"], dict(question)) for question in part["qas"])
+    except (KeyError, TypeError, ValueError) as error:
+        fix = 'write {"data": [{"paragraphs": [{"context": …, "qas": [{"question": …, "answers": […]}]}]}]}'
+        raise DataError("not in the form of SQuAD", where=str(path), fix=fix) from error

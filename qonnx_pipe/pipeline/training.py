@@ -1,4 +1,4 @@
-"""Training: the classifier that a recipe trains, from the store when nothing that determines it has changed."""
+"""Training: the model that a recipe trains, from the store when nothing that determines it has changed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-from qonnx_pipe import data
+from qonnx_pipe import data, tasks
 from qonnx_pipe.core.artifact import sha256_json
 from qonnx_pipe.core.examples import Examples
 from qonnx_pipe.errors import Problem, RecipeError
@@ -19,7 +19,7 @@ from qonnx_pipe.source.checkpoint import Checkpoint, resolve
 from qonnx_pipe.store import Entry, Store, key_of
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
-SOURCES = ("source/finetune.py", "stages/train.py", "data/batches.py")
+SOURCES = ("source/finetune.py", "source/heads.py", "stages/train.py", "data/batches.py")
 """The code that decides what a training gives. A fine-tuned model takes minutes to hours: it outlives other changes."""
 
 
@@ -36,10 +36,10 @@ def train(recipe: Recipe, listen: Listener, store: Store, *, anew: bool = False,
         raise RecipeError([problem])
     checkpoint = source_of(recipe, listen, store, chain)
     choices = {"train": wanted, "validation": held} | ({"test": found} if (found := recipe.data.evaluation) else {})
-    texts = {name: (load_examples(choice), choice) for name, choice in choices.items()}
+    texts = {name: (load_examples(choice, recipe.model.task), choice) for name, choice in choices.items()}
     sizes = {name: [choice.batch_size, choice.max_length] for name, (_, choice) in texts.items()}
     inputs = {"checkpoint": checkpoint.sha256} | {name: examples.sha256 for name, (examples, _) in texts.items()}
-    key = key_of("train", [settings.model_dump(mode="json"), sizes], inputs, LIBRARIES, code=_code())
+    key = key_of("train", [recipe.model.task, settings.model_dump(mode="json"), sizes], inputs, LIBRARIES, code=_code())
     if not anew and (entry := store.get(key)):
         listen(Progress("train", "cached"))
         return entry
@@ -55,6 +55,7 @@ def train(recipe: Recipe, listen: Listener, store: Store, *, anew: bool = False,
             fed["validation"],
             fed.get("test"),
             folder,
+            task=recipe.model.task,
             settings=settings,
             workdir=store.workdir(key),
             progress=lambda done: listen(Progress("train", "step", total=done)),
@@ -80,8 +81,8 @@ def source_of(recipe: Recipe, listen: Listener, store: Store, chain: tuple[Path,
     return resolve(str(entry.directory))
 
 
-def load_examples(choice: Calibration) -> Examples:
-    """The examples that a part of the recipe's data names."""
+def load_examples(choice: Calibration, task: str) -> Examples:
+    """The examples that a part of the recipe's data names, with labels in the form of the task."""
     return data.load(
         choice.location,
         split=choice.split,
@@ -89,6 +90,8 @@ def load_examples(choice: Calibration) -> Examples:
         seed=choice.seed,
         text_column=choice.text_column,
         label_column=choice.label_column,
+        pair_column=choice.pair_column,
+        form=tasks.form_of(task),
         shares=choice.shares,
     )
 

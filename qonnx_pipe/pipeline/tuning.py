@@ -45,7 +45,8 @@ def calibration_batches(recipe: Recipe, model: Path) -> list[Batch]:
         raise RecipeError([Problem(where, "data.calibration", "needed to tune", fix)])
     names = [port.name for port in summarise(model).inputs]
     sizes = {"batch_size": choice.batch_size, "max_length": choice.max_length}
-    return data.batches(load_examples(choice), model.with_name("tokenizer.json"), names, **sizes, sort=True)
+    examples = load_examples(choice, recipe.model.task)
+    return data.batches(examples, model.with_name("tokenizer.json"), names, **sizes, sort=True)
 
 
 def search(

@@ -57,7 +57,7 @@ class Work:
             if stage in stages:
                 getattr(self, examples)
         if "validate" in stages and self.baseline is not None:
-            settings, metric = self.recipe.validation, tasks.find(self.recipe.model.task).metric
+            settings, metric = self.recipe.validation, tasks.find(self.recipe.model.task).measure.name
             check_comparable(self.baseline, settings.providers, metric, where=str(settings.baseline_file))
 
     def _warn_of_missing_providers(self) -> None:
@@ -86,12 +86,12 @@ class Work:
     @cached_property
     def calibration(self) -> Examples:
         """The examples that ranges are taken from."""
-        return load_examples(self.choice("calibration"))
+        return load_examples(self.choice("calibration"), self.recipe.model.task)
 
     @cached_property
     def evaluation(self) -> Examples:
         """The examples that the models are judged on."""
-        return load_examples(self.choice("evaluation"))
+        return load_examples(self.choice("evaluation"), self.recipe.model.task)
 
     @cached_property
     def baseline(self) -> Verdict | None:

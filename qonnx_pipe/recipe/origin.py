@@ -15,6 +15,9 @@ RECIPE = "recipe:"
 SCHEMES = ("package:", "hub:", "npm:", "sdist:", RECIPE)
 """What a source begins with that is no path."""
 
+CLOZE = "cloze:"
+"""What stands in front of another source."""
+
 
 def dotted(key: Key) -> str:
     """A key as a reader sees it: quantize.rules[1].match.role."""
@@ -49,6 +52,8 @@ class Placed(Strict):
 
     def located(self, source: str) -> str:
         """`source` with a path made absolute; a scheme, a hub id or what does not exist stays as it is written."""
+        if source.startswith(CLOZE):
+            return CLOZE + self.located(source.removeprefix(CLOZE))
         if source.startswith(SCHEMES):
             return source
         written = Path(source).expanduser()

@@ -18,12 +18,17 @@ Task = Literal[
     "feature-extraction",
     "fill-mask",
     "text-classification",
+    "text-regression",
     "token-classification",
     "question-answering",
     "image-classification",
     "text-generation",
     "text2text-generation",
 ]
+
+
+TRAINABLE = ("text-classification", "text-regression", "token-classification", "question-answering")
+"""Tasks whose heads `qpipe train` learns."""
 
 
 class ModelChoice(Placed):
@@ -174,8 +179,9 @@ class Recipe(Strict):
         for name in wanted:
             if getattr(self.data, name) is None:
                 raise mistake("missing key", key=f"data.{name}", fix=_ADD[name])
-        if self.train and self.model.task != "text-classification":
-            raise mistake("only text-classification can be trained", key="model.task", fix="text-classification")
+        if self.train and self.model.task not in TRAINABLE:
+            what, fix = "{task} cannot be trained", f"one of {', '.join(TRAINABLE)}"
+            raise mistake(what, key="model.task", fix=fix, task=self.model.task)
         return self
 
     def model_post_init(self, context: object) -> None:

@@ -54,7 +54,8 @@ def of_shape(batches: Iterable[Batch], batch: int, sequence: int) -> Iterator[Ba
                     raise DataError(what, fix=f"give max_length: {sequence}, or quantize for another shape")
                 filled = inputs.setdefault(name, np.zeros((batch, sequence), values.dtype))
                 filled[place, : values.shape[1]] = values[row]
-        yield Batch(inputs, tuple(one.labels[row] for one, row in group))
+        labels = tuple(one.labels[row] for one, row in group)
+        yield Batch(inputs, labels, tuple(one.readings[row] for one, row in group if one.readings))
 
 
 def made_up(ports: Sequence[Port], batch: int, sequence: int, *, seed: int = 0) -> Inputs:

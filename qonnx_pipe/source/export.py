@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PREPROCESSOR = "preprocessor_config.json"
+EXPORTED_AS = {"text-regression": "text-classification"}
+"""Tasks that optimum knows by another name."""
+
 NEWEST_TRACED_OPSET = 20
 """The TorchScript exporter writes no newer operators; `graph.simplify` raises the file's opset afterwards."""
 
@@ -48,6 +51,7 @@ def export(
     ModelError for a checkpoint that cannot be loaded or traced, NumericsError for weights with NaN.
     """
     model = load_model(checkpoint, task, trust_remote_code=trust_remote_code)
+    task = EXPORTED_AS.get(task, task)
     traced = min(opset, NEWEST_TRACED_OPSET)
     with quiet():
         from optimum.exporters.onnx import onnx_export_from_model

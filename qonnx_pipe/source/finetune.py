@@ -1,12 +1,13 @@
-"""Fine-tuning: a checkpoint becomes a classifier of the data's classes; the same seed gives the same bytes.
+"""Fine-tuning: a checkpoint learns the data's labels; the same seed gives the same bytes.
 
 AdamW (Loshchilov and Hutter 2019) under a learning rate that rises and then falls linearly; the epoch with the best
-accuracy on held-out examples is kept. The head is the architecture's own for sequence classification.
+score on held-out examples is kept. The head is the architecture's own for the task.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qonnx_pipe.core.examples import Batch
+from qonnx_pipe.core.examples import Array, Batch, Form
 from qonnx_pipe.core.files import writing
 from qonnx_pipe.errors import ModelError, NumericsError
 from qonnx_pipe.recipe.training import Training
+from qonnx_pipe.source import heads
 from qonnx_pipe.source.checkpoint import Checkpoint
 from qonnx_pipe.source.loading import quiet
 
@@ -36,17 +38,18 @@ Batches = Callable[[int], Sequence[Batch]]
 
 @dataclass(frozen=True)
 class Epoch:
-    """How an epoch ended: mean training loss (nats), accuracy on the held-out examples (0 … 1)."""
+    """How an epoch ended: mean training loss, the task's metric on the held-out examples."""
 
     loss: float
     accuracy: float
 
 
 @dataclass(frozen=True, eq=False)
-class Classifier:
-    """A torch model with a head for `classes`, in float32, on `device`."""
+class Learner:
+    """A torch model with a head for labels of `form`, of `classes` if it has them, in float32, on `device`."""
 
     model: PreTrainedModel
+    form: Form
     classes: tuple[str, ...]
     device: str
     where: str
@@ -57,53 +60,51 @@ class Classifier:
 
         return {name: torch.from_numpy(array).to(self.device) for name, array in batch.inputs.items()}
 
-    def targets(self, batch: Batch) -> torch.Tensor:
-        """Ids of the batch's labels, int64 [batch]."""
+    def loss(self, batch: Batch) -> torch.Tensor:
+        """Mean loss over a labelled batch, a scalar."""
         import torch
 
-        ids = {name: index for index, name in enumerate(self.classes)}
-        return torch.tensor([ids[str(label)] for label in batch.labels], device=self.device)
+        wanted = torch.from_numpy(heads.targets(batch, self.form, self.classes)).to(self.device)
+        return heads.loss(self.model(**self.inputs(batch)), wanted, self.form)
 
-    def predict(self, batches: Sequence[Batch]) -> list[str]:
-        """The most probable class of every example; dropout is off."""
+    def outputs(self, batches: Sequence[Batch]) -> Iterator[dict[str, Array]]:
+        """What the model gives out for each batch, by name; dropout is off."""
         import torch
 
         self.model.train(False)
         with torch.inference_mode():
-            logits = [self.model(**self.inputs(batch)).logits.argmax(-1).cpu() for batch in batches]
-        return [self.classes[index] for row in logits for index in row.tolist()]
+            for batch in batches:
+                found = self.model(**self.inputs(batch))
+                yield {name: value.cpu().numpy() for name, value in found.items() if isinstance(value, torch.Tensor)}
 
 
-def classifier(checkpoint: Checkpoint, classes: Sequence[str], *, seed: int) -> Classifier:
-    """The checkpoint's body under a head for `classes`; weights that it lacks are drawn under `seed`.
+def learner(checkpoint: Checkpoint, form: Form, classes: Sequence[str], *, seed: int) -> Learner:
+    """The checkpoint's body under a head for labels of `form`; weights that it lacks are drawn under `seed`.
 
     Raises ModelError when the checkpoint cannot be loaded so, MissingDependency without the [export] extra.
     """
     where = str(checkpoint.directory)
     with quiet():
         import torch
+        import transformers
         from safetensors import SafetensorError
-        from transformers import AutoModelForSequenceClassification
 
         torch.manual_seed(seed)
         try:
-            model = AutoModelForSequenceClassification.from_pretrained(
+            model = getattr(transformers, heads.AUTO_CLASSES[form]).from_pretrained(
                 checkpoint.directory,
                 use_safetensors=not checkpoint.pickled,
                 dtype=torch.float32,
                 local_files_only=True,
                 ignore_mismatched_sizes=True,
-                num_labels=len(classes),
-                id2label=dict(enumerate(classes)),
-                label2id={name: index for index, name in enumerate(classes)},
-                problem_type="single_label_classification",
+                **heads.settings(form, classes),
             )
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             fix = "check that config.json and weights belong together, and that it is a text model"
-            raise ModelError(f"cannot be loaded for text-classification ({first})", where=where, fix=fix) from error
+            raise ModelError(f"cannot be loaded to be trained ({first})", where=where, fix=fix) from error
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return Classifier(model.to(device), tuple(classes), device, where)
+        return Learner(model.to(device), form, tuple(classes), device, where)
 
 
 def save_tokenizer(checkpoint: Checkpoint, folder: Path) -> tuple[str, ...]:
@@ -130,15 +131,15 @@ def save_tokenizer(checkpoint: Checkpoint, folder: Path) -> tuple[str, ...]:
 
 
 def finetune(
-    learner: Classifier,
+    learner: Learner,
     batches: Batches,
-    held_out: Sequence[Batch],
+    score: Callable[[], float],
     settings: Training,
     *,
     workdir: Path,
     progress: Callable[[int], None],
 ) -> tuple[Epoch, ...]:
-    """Train `learner` in place, leave it with the weights of its best epoch, and return all epochs.
+    """Train `learner` in place, leave it with the weights of its best epoch by `score`, and return all epochs.
 
     After each epoch everything is saved in `workdir`, from where the same call goes on after an interruption, to the
     same bytes. `progress` hears the number of steps done. Raises NumericsError when the loss is no number.
@@ -157,8 +158,8 @@ def finetune(
             loss = _learn(
                 learner, batches(number), optimizer, schedule, settings=settings, number=number, progress=progress
             )
-            epochs.append(Epoch(loss, _accuracy(learner, held_out)))
-            if epochs[-1].accuracy > max((epoch.accuracy for epoch in epochs[:-1]), default=-1.0):
+            epochs.append(Epoch(loss, score()))
+            if epochs[-1].accuracy > max((epoch.accuracy for epoch in epochs[:-1]), default=-math.inf):
                 _save(workdir / BEST, learner.model.state_dict())
             states = {name: part.state_dict() for name, part in parts.items()}
             _save(workdir / STATE, {**states, "epochs": [(epoch.loss, epoch.accuracy) for epoch in epochs]})
@@ -167,8 +168,8 @@ def finetune(
     return tuple(epochs)
 
 
-def save(learner: Classifier, folder: Path) -> None:
-    """Write weights (safetensors) and configuration, with the names of the classes, into `folder`."""
+def save(learner: Learner, folder: Path) -> None:
+    """Write weights (safetensors) and configuration, with the names of the classes if there are any, into `folder`."""
     with quiet():
         learner.model.cpu().save_pretrained(folder, safe_serialization=True)
 
@@ -219,7 +220,7 @@ def _rate(step: int, steps: int, warmup: float) -> float:
 
 
 def _learn(
-    learner: Classifier,
+    learner: Learner,
     batches: Sequence[Batch],
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LambdaLR,
@@ -236,8 +237,7 @@ def _learn(
     learner.model.train()
     losses = []
     for index, batch in enumerate(batches):
-        logits = learner.model(**learner.inputs(batch)).logits
-        loss = torch.nn.functional.cross_entropy(logits, learner.targets(batch))
+        loss = learner.loss(batch)
         if not bool(torch.isfinite(loss)):
             what = f"the loss is {loss.item()} at step {index + 1} of epoch {number + 1}"
             raise NumericsError(what, where=learner.where, fix="lower train.learning_rate")
@@ -249,11 +249,6 @@ def _learn(
         losses.append(loss.item())
         progress(1)
     return float(np.mean(losses))
-
-
-def _accuracy(learner: Classifier, batches: Sequence[Batch]) -> float:
-    labels = [label for batch in batches for label in batch.labels]
-    return float(np.mean([one == other for one, other in zip(learner.predict(batches), labels, strict=True)]))
 
 
 def _save(path: Path, state: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +96,7 @@ def _spread(batches: Sequence[Batch]) -> list[Batch]:
 
 def _head(batch: Batch) -> Batch:
     inputs = {name: values[:ROWS] for name, values in batch.inputs.items()}
-    return replace(batch, inputs=inputs, labels=batch.labels[:ROWS])
+    return Batch(inputs, batch.labels[:ROWS], batch.readings[:ROWS])
 
 
 def _compared(

@@ -1,4 +1,4 @@
-"""Train: a checkpoint and labelled texts → a fine-tuned classifier: a checkpoint folder and its metrics."""
+"""Train: a checkpoint and labelled texts → a model fine-tuned for a task: a checkpoint folder and its metrics."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from qonnx_pipe import data
-from qonnx_pipe.core.examples import Batch, Examples
+import numpy as np
+
+from qonnx_pipe import data, tasks
+from qonnx_pipe.core.examples import Batch, Examples, classes_of
 from qonnx_pipe.core.files import write_json
-from qonnx_pipe.core.scores import accuracy
+from qonnx_pipe.core.verdict import Metric
 from qonnx_pipe.errors import DataError
 from qonnx_pipe.recipe.training import Training
 from qonnx_pipe.source import finetune
 from qonnx_pipe.source.checkpoint import Checkpoint
+from qonnx_pipe.tasks import Task
 
 METRICS = "metrics.json"
 
@@ -37,7 +40,7 @@ class Texts:
 
 
 def steps(train: Texts, settings: Training) -> int:
-    """How many batches a training learns from, all epochs together."""
+    """How many batches a training learns from, all epochs together; texts cut into windows make a few more."""
     return -(-len(train.examples) // train.batch_size) * settings.epochs
 
 
@@ -48,33 +51,37 @@ def train_stage(
     test: Texts | None,
     folder: Path,
     *,
+    task: str,
     settings: Training,
     workdir: Path,
     progress: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Write weights, configuration, tokenizer and `metrics.json` of the fine-tuned classifier into `folder`.
+    """Write weights, configuration, tokenizer and `metrics.json` of the fine-tuned model into `folder`.
 
-    The epoch that is best on `validation` is kept, and `test` is judged with it. `workdir` outlives an interruption:
-    the same call goes on after the last whole epoch. Raises DataError for texts that cannot be learned from,
-    ModelError for a checkpoint that cannot be trained, NumericsError for a loss that is no number.
+    The epoch that is best on `validation` by the task's metric is kept, and `test` is judged with it. `workdir`
+    outlives an interruption: the same call goes on after the last whole epoch. Raises DataError for texts that cannot
+    be learned from, ModelError for a checkpoint that cannot be trained, NumericsError for a loss that is no number.
     """
-    classes = _classes(train.examples)
+    found, classes = tasks.find(task), _classes(train.examples)
     for texts in (validation, *([test] if test else [])):
         _check(texts.examples, classes)
     names = finetune.save_tokenizer(checkpoint, folder)
-    learner = finetune.classifier(checkpoint, classes, seed=settings.seed)
-    lengths = [len(item.text) for item in train.examples.items]
+    learner = finetune.learner(checkpoint, found.form, classes, seed=settings.seed)
+    lengths = [len(item.text) + len(item.pair or "") for item in train.examples.items]
 
     def epoch(number: int) -> list[Batch]:
         order = finetune.bucketed(lengths, train.batch_size, seed=settings.seed + number)
         return train.batches(folder, names, order)
 
     held_out = validation.batches(folder, names)
-    epochs = finetune.finetune(learner, epoch, held_out, settings, workdir=workdir, progress=progress)
+    epochs = finetune.finetune(
+        learner, epoch, lambda: _judged(learner, found, held_out).value, settings, workdir=workdir, progress=progress
+    )
     judged = {"validation": held_out} | ({"test": test.batches(folder, names)} if test else {})
-    metrics = {name: _judged(learner, batches) for name, batches in judged.items()}
+    metrics = {name: _plain(_judged(learner, found, batches)) for name, batches in judged.items()}
     finetune.save(learner, folder)
-    sizes = {"train": len(train.examples), **{name: sum(map(len, batches)) for name, batches in judged.items()}}
+    sizes = {"train": len(train.examples), "validation": len(validation.examples)}
+    sizes |= {"test": len(test.examples)} if test else {}
     learned = [{"loss": round(one.loss, 6), "accuracy": one.accuracy} for one in epochs]
     write_json(
         folder / METRICS,
@@ -83,30 +90,41 @@ def train_stage(
     )
 
 
-def _judged(learner: finetune.Classifier, batches: Sequence[Batch]) -> dict[str, object] | None:
-    labels = [label for batch in batches for label in batch.labels]
-    metric = accuracy(learner.predict(batches), labels, name="accuracy")
-    return asdict(metric) if metric else None
+def _judged(learner: finetune.Learner, task: Task, batches: Sequence[Batch]) -> Metric:
+    names = {str(index): name for index, name in enumerate(learner.classes)}
+    labels = task.labels(batches, names)
+    rows = np.concatenate([task.scored(*pair) for pair in zip(learner.outputs(batches), batches, strict=True)])
+    metric = task.measure.score(task.answered(rows, batches, labels, names), labels)
+    assert metric is not None, "every example has a label"
+    return metric
+
+
+def _plain(metric: Metric) -> dict[str, object]:
+    return {key: value for key, value in asdict(metric).items() if key != "also" or value}
 
 
 def _classes(examples: Examples) -> tuple[str, ...]:
-    """Classes that the examples have, sorted; DataError unless there are two, and a label on every text."""
+    """Classes that the examples have, sorted; DataError unless two labels differ, and every text has one."""
     if examples.arrays is not None:
         raise DataError("training needs texts", where=examples.source, fix="give a table, or .txt documents by class")
     if None in examples.labels:
         count = examples.labels.count(None)
         what = f"{count} of {len(examples)} texts have no label"
         raise DataError(what, where=examples.source, fix="name label_column, or label them")
-    classes = tuple(sorted({label for label in examples.labels if label is not None}))
-    if len(classes) < 2:
-        what = f"all texts are of one class, {classes[0]!r}"
+    classes = _named(examples)
+    if len(classes or set(examples.labels)) < 2:
+        what = f"all texts are of one class, {(classes or examples.labels)[0]!r}"
         raise DataError(what, where=examples.source, fix="give texts of at least two classes")
     return classes
 
 
 def _check(examples: Examples, classes: Sequence[str]) -> None:
     if examples.arrays is not None or None in examples.labels:
-        raise DataError("texts without labels cannot judge a classifier", where=examples.source, fix="label them")
-    if unknown := sorted({str(label) for label in examples.labels} - set(classes)):
+        raise DataError("texts without labels cannot judge a model", where=examples.source, fix="label them")
+    if unknown := sorted(set(_named(examples)) - set(classes)):
         what = f"classes that data.train does not have: {', '.join(map(repr, unknown))}"
         raise DataError(what, where=examples.source, fix="give texts of all classes to train on")
+
+
+def _named(examples: Examples) -> tuple[str, ...]:
+    return tuple(sorted({name for label in examples.labels if label for name in classes_of(label, examples.form)}))

@@ -15,7 +15,6 @@ from qonnx_pipe.core.gates import check_names, judge
 from qonnx_pipe.core.kernels import FLOAT_ACTIVATION, FLOAT_WEIGHT, Kernels, executed
 from qonnx_pipe.core.numerics import sqnr_db
 from qonnx_pipe.core.partition import Partition
-from qonnx_pipe.core.scores import accuracy, accuracy_drop, agreement
 from qonnx_pipe.core.site import Skipped
 from qonnx_pipe.core.verdict import PROVIDER_FAILED, Fidelity, Result, Size, Verdict
 from qonnx_pipe.errors import DataError, ModelError, NumericsError, ProviderError, QpipeError
@@ -27,7 +26,7 @@ from qonnx_pipe.runtime import providers as execution
 from qonnx_pipe.runtime.client import LIMITS, Limits, Worker
 from qonnx_pipe.runtime.race import ROUNDS, Racer, latencies, race
 from qonnx_pipe.runtime.shapes import from_batches, of_shape
-from qonnx_pipe.tasks import Labels, Task
+from qonnx_pipe.tasks import Labels, Outputs, Task
 
 REFERENCE_PROVIDER = "cpu"
 """Where the float model runs for the predictions that everything is compared with."""
@@ -74,10 +73,10 @@ class _Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class _Predictions:
-    """Compared tensor [n, k] and predicted classes of one model on one provider."""
+    """Compared tensor [m, k] and answers, one an example, of one model on one provider."""
 
     rows: FloatArray
-    classes: tuple[str, ...]
+    answers: tuple[str, ...]
 
 
 def validate(
@@ -178,7 +177,7 @@ def _on_provider(
 
 def _labels(task: Task, batches: Sequence[Batch], names: Mapping[str, str], gates: Mapping[str, float]) -> Labels:
     """The data's labels in the model's words; DataError where the gates cannot be judged on them."""
-    labels = task.labels(tuple(label for batch in batches for label in batch.labels), names)
+    labels = task.labels(batches, names)
     if not labels:
         raise DataError("there are no evaluation examples", fix="name data that hold some")
     if "accuracy_drop" in gates and all(label is None for label in labels):
@@ -195,15 +194,20 @@ def _predict(path: Path, provider: str, data: _Evaluation) -> _Predictions:
     batches = list(of_shape(data.batches, *shape)) if shape else data.batches
     with data.worker(path, provider) as worker:
         outputs = worker.predict(batch.inputs for batch in batches)
-        scored = (data.task.scored(*pair) for pair in zip(outputs, batches, strict=True))
-        rows = np.concatenate([found[: len(batch)] for found, batch in zip(scored, batches, strict=True)])
+        scored = [data.task.scored(_of_examples(*pair), pair[1]) for pair in zip(outputs, batches, strict=True)]
+        rows = np.concatenate(scored)
     if broken := int((~np.isfinite(rows)).any(axis=1).sum()):
         raise NumericsError(
-            f"the outputs of {broken} of {len(rows)} examples hold NaN or infinity",
+            f"{broken} of {len(rows)} rows of the outputs hold NaN or infinity",
             where=str(path),
             fix="look for overflowing scales or damaged weights: `qpipe inspect` shows the layers",
         )
-    return _Predictions(rows, data.task.predicted(rows, data.labels, data.id2label))
+    return _Predictions(rows, data.task.answered(rows, data.batches, data.labels, data.id2label))
+
+
+def _of_examples(outputs: Outputs, batch: Batch) -> Outputs:
+    """Outputs without the rows that fill up a batch of a fixed size."""
+    return {name: values[: len(batch)] for name, values in outputs.items() if values.ndim}
 
 
 def _judged(result: Result, path: Path, data: _Evaluation, baseline: _Predictions | Result) -> Result:
@@ -216,16 +220,15 @@ def _judged(result: Result, path: Path, data: _Evaluation, baseline: _Prediction
         kernels, partition = _kernels(path, result.provider, data)
     except _failures_of(result.provider) as failure:
         return replace(result, error=_reason(failure))
-    score = accuracy(seen.classes, data.labels, name=data.task.metric)
+    measure = data.task.measure
+    score = measure.score(seen.answers, data.labels)
     judged = replace(result, kernels=kernels, partition=partition, accuracy=score)
     if is_baseline or isinstance(baseline, Result):
         return judged
     sqnr = float(np.clip(sqnr_db(baseline.rows, seen.rows), -NO_NOISE_DB, NO_NOISE_DB))
-    return replace(
-        judged,
-        accuracy_drop=accuracy_drop(baseline.classes, seen.classes, data.labels),
-        fidelity=Fidelity(sqnr, agreement(baseline.classes, seen.classes)),
-    )
+    fidelity = Fidelity(sqnr, measure.agreement(baseline.answers, seen.answers))
+    lost, by_class = measure.drop(baseline.answers, seen.answers, data.labels) or (None, ())
+    return replace(judged, accuracy_drop=lost, fidelity=fidelity, class_drops=by_class)
 
 
 def _kernels(path: Path, provider: str, data: _Evaluation) -> tuple[Kernels | None, Partition | None]:

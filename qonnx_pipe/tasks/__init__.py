@@ -1,10 +1,10 @@
-"""Tasks by name: what of a model's outputs is compared, and which class it stands for; one file each."""
+"""Tasks by name: what of a model's outputs is compared, what they answer, and how that is judged; one file each."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qonnx_pipe.core.encoding import FloatArray
-from qonnx_pipe.core.examples import Batch
+from qonnx_pipe.core.examples import Batch, Form
+from qonnx_pipe.core.scores import Measure
 from qonnx_pipe.errors import UsageError
 
 Outputs = Mapping[str, npt.NDArray[np.generic]]
@@ -23,18 +24,20 @@ IdToLabel = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Task:
-    """What a file of this folder offers as `TASK`: three pure functions, and the name of the accuracy they give.
+    """What a file of this folder offers as `TASK`: three pure functions, the form of its labels, and its measure.
 
-    `scored(outputs, batch)`: the compared tensor, one row an example, [batch, k]; ModelError when it is not there.
-    `labels(labels, id2label)`: the data's labels in the model's words; DataError for classes it does not have.
-    `predicted(rows, labels, id2label)`: one class an example, from all rows [n, k]; it works without labels too.
+    `scored(outputs, batch)`: the compared tensor, [m, k]: one row an example, or a judged token; ModelError when it is
+    not there. `labels(batches, id2label)`: one label an example, in the model's words; DataError for what its head does
+    not have. `answered(rows, batches, labels, id2label)`: one answer an example, from all rows; it works without
+    labels too. Answers and labels are texts in the same form. Examples come in the order of the batches.
     """
 
     name: str
-    metric: str
+    form: Form
+    measure: Measure
     scored: Callable[[Outputs, Batch], FloatArray]
-    labels: Callable[[Labels, IdToLabel], Labels]
-    predicted: Callable[[FloatArray, Labels, IdToLabel], tuple[str, ...]]
+    labels: Callable[[Sequence[Batch], IdToLabel], Labels]
+    answered: Callable[[FloatArray, Sequence[Batch], Labels, IdToLabel], tuple[str, ...]]
 
 
 def known() -> tuple[str, ...]:
@@ -47,3 +50,8 @@ def find(name: str) -> Task:
     if name not in known():
         raise UsageError(f"task {name!r} cannot be validated", fix=f"use one of {', '.join(known())}")
     return cast(Task, importlib.import_module(f"{__name__}.{name.replace('-', '_')}").TASK)
+
+
+def form_of(name: str) -> Form:
+    """The form of a task's labels; "class" for tasks that cannot be validated."""
+    return find(name).form if name in known() else "class"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from qonnx_pipe.core.encoding import FloatArray
 from qonnx_pipe.core.examples import Batch
+from qonnx_pipe.core.scores import classes
 from qonnx_pipe.errors import ModelError
 from qonnx_pipe.tasks import IdToLabel, Labels, Outputs, Task
 
@@ -31,19 +34,19 @@ def scored(outputs: Outputs, batch: Batch) -> FloatArray:
     return np.asarray(embeddings / np.where(norms == 0, 1, norms), np.float32)
 
 
-def labels(labels: Labels, _: IdToLabel) -> Labels:
+def labels(batches: Sequence[Batch], _: IdToLabel) -> Labels:
     """The labels as they are: any classes will do."""
-    return labels
+    return tuple(label for batch in batches for label in batch.labels)
 
 
-def predicted(rows: FloatArray, labels: Labels, _: IdToLabel) -> tuple[str, ...]:
+def answered(rows: FloatArray, _: Sequence[Batch], labels: Labels, __: IdToLabel) -> tuple[str, ...]:
     """Class of the nearest other example by cosine (leave-one-out 1-NN); its index where no example has a label.
 
     Among labelled data, unlabelled examples are no neighbours. Ties go to the first.
     """
     n = len(rows)
-    classes = [str(i) for i in range(n)] if all(label is None for label in labels) else labels
-    absent = np.array([label is None for label in classes])
+    names = [str(i) for i in range(n)] if all(label is None for label in labels) else labels
+    absent = np.array([label is None for label in names])
     nearest = np.empty(n, np.int64)
     for start in range(0, n, BLOCK):
         own = np.arange(start, min(start + BLOCK, n))
@@ -51,7 +54,7 @@ def predicted(rows: FloatArray, labels: Labels, _: IdToLabel) -> tuple[str, ...]
         similarity[:, absent] = -np.inf
         similarity[np.arange(len(own)), own] = -np.inf
         nearest[own] = similarity.argmax(axis=1)
-    return tuple(classes[i] or "" for i in nearest)
+    return tuple(names[i] or "" for i in nearest)
 
 
-TASK = Task("feature-extraction", "nn_class_accuracy", scored, labels, predicted)
+TASK = Task("feature-extraction", "class", classes("nn_class_accuracy"), scored, labels, answered)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from qonnx_pipe import tasks
-from qonnx_pipe.core.encoding import Encoding
+from qonnx_pipe.core.encoding import Encoding, FloatArray
 from qonnx_pipe.core.examples import Batch
 from qonnx_pipe.core.plan import PlanEntry, QuantPlan
 from qonnx_pipe.core.site import Skipped
@@ -78,28 +78,30 @@ def leave_one_out(
     simulation.require(batches)
     found = tasks.find(task)
     names = id2label(model)
-    labels = found.labels(tuple(label for batch in batches for label in batch.labels), names)
+    labels = found.labels(batches, names)
+
+    def judged(rows: FloatArray, *, beside: FloatArray | None = None) -> Score:
+        return score(baseline, rows, found.answered(rows, batches, labels, names), beside=beside)
+
     encodings = encode(plan, table)
     groups = dict(simulation.groups_of(plan, _BY[by]))
     variants = _variants(groups, encodings, mirror=mirror)
     board = simulation.build(model, plan, workdir / "switches.onnx", with_weights=with_weights)
     exact, everything, *rest = simulation.simulate(board, variants, batches, found, progress)
-    classes = found.predicted(exact, labels, names)
-    baseline = Baseline(exact, classes, labels)
+    baseline = Baseline(exact, found.answered(exact, batches, labels, names), labels, found.measure)
     beside = None if mirror else everything
     changes = [
-        Change(name, len(groups[name]), score(baseline, rows, found.predicted(rows, labels, names), beside=beside))
-        for name, rows in zip(groups, rest, strict=True)
+        Change(name, len(groups[name]), judged(rows, beside=beside)) for name, rows in zip(groups, rest, strict=True)
     ]
     changes.sort(key=lambda change: change.score.sqnr_db if mirror else -change.score.sqnr_db)
     return LeaveOneOut(
         by,
         mirror,
         with_weights,
-        len(exact),
-        found.metric,
+        len(baseline.answers),
+        found.measure.name,
         baseline.accuracy,
-        score(baseline, everything, found.predicted(everything, labels, names)),
+        judged(everything),
         tuple(changes),
         simulation.unlike(plan),
     )

@@ -132,7 +132,7 @@ def choose_ranges(
         if choice.best in tried and choice.best != choice.recipe:
             encodings |= tried[choice.best]
             best = max(candidate.sqnr_db for candidate in choice.candidates)
-    return RangeChoices(tuple(choices), before, best, len(exact), simulation.unlike(plan))
+    return RangeChoices(tuple(choices), before, best, sum(map(len, batches)), simulation.unlike(plan))
 
 
 def _roles(plan: QuantPlan) -> dict[str, tuple[PlanEntry, ...]]:

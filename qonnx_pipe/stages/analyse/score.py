@@ -6,32 +6,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from qonnx_pipe.core.bootstrap import Doubles, interval, resampled
 from qonnx_pipe.core.encoding import FloatArray
 from qonnx_pipe.core.numerics import sqnr_db
-from qonnx_pipe.core.scores import agreement
+from qonnx_pipe.core.scores import Measure
 from qonnx_pipe.core.verdict import Interval
 
 NO_NOISE_DB = 200.0
 """SQNR of equal tensors (it would be infinite, which JSON does not have)."""
 
-RESAMPLES, SEED = 1000, 0
-"""Bootstrap (Efron 1979): how often the examples are drawn again, and the seed of the draws."""
+MOST_BLOCKS = 2000
+"""Rows that follow each other are drawn together where there are more (tokens): their sum stands for them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Baseline:
-    """The float model over n examples: compared rows [n, k], predicted classes, labels in the model's words."""
+    """The float model over n examples: compared rows [m, k], answers, labels in the model's words."""
 
     rows: FloatArray
-    classes: tuple[str, ...]
+    answers: tuple[str, ...]
     labels: tuple[str | None, ...]
+    measure: Measure
 
     @property
     def accuracy(self) -> float | None:
-        """Share of labelled examples that it gets right; None without labels."""
-        return _accuracy(self.classes, self.labels)
+        """The task's metric; None without labels."""
+        return _value(self, self.answers)
 
 
 @dataclass(frozen=True)
@@ -52,23 +53,22 @@ class Score:
     gain_interval: Interval | None = None
 
 
-def score(baseline: Baseline, rows: FloatArray, classes: Sequence[str], *, beside: FloatArray | None = None) -> Score:
-    """Judge the rows [n, k] and predicted classes of a variant; `beside`: rows that its gain is counted from."""
-    draws = _draws(len(rows))
-    resampled = _resampled_sqnr(baseline.rows, rows, draws)
+def score(baseline: Baseline, rows: FloatArray, answers: Sequence[str], *, beside: FloatArray | None = None) -> Score:
+    """Judge the rows [m, k] and the answers of a variant; `beside`: rows that its gain is counted from."""
+    again = _resampled_sqnr(baseline.rows, rows)
     own = bounded_sqnr(baseline.rows, rows)
     gain = gain_interval = None
     if beside is not None:
         gain = own - bounded_sqnr(baseline.rows, beside)
-        gain_interval = _interval(resampled - _resampled_sqnr(baseline.rows, beside, draws))
-    drop, drop_interval = _drop(baseline, classes, draws)
+        gain_interval = interval(again - _resampled_sqnr(baseline.rows, beside))
+    lost = baseline.measure.drop(baseline.answers, answers, baseline.labels)
     return Score(
         own,
-        _interval(resampled),
-        agreement(baseline.classes, classes),
-        _accuracy(classes, baseline.labels),
-        drop,
-        drop_interval,
+        interval(again),
+        baseline.measure.agreement(baseline.answers, answers),
+        _value(baseline, answers),
+        lost[0].value if lost else None,
+        lost[0].interval if lost else None,
         gain,
         gain_interval,
     )
@@ -79,38 +79,26 @@ def bounded_sqnr(reference: FloatArray, rows: FloatArray) -> float:
     return float(np.clip(sqnr_db(reference, rows), -NO_NOISE_DB, NO_NOISE_DB))
 
 
-def _draws(n: int) -> npt.NDArray[np.float64]:
-    """How often each of n examples is in each of the resamples, shape (RESAMPLES, n)."""
-    return np.random.default_rng(SEED).multinomial(n, np.full(n, 1.0 / n), RESAMPLES).astype(np.float64)
-
-
-def _resampled_sqnr(reference: FloatArray, rows: FloatArray, draws: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """SQNR of each resample, dB, shape (RESAMPLES,)."""
+def _resampled_sqnr(reference: FloatArray, rows: FloatArray) -> Doubles:
+    """SQNR of each resample, dB."""
     exact = reference.astype(np.float64)
-    signal, noise = (draws @ np.square(part).sum(axis=1) for part in (exact, exact - rows))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found = 10.0 * np.log10(signal / noise)
-    return np.clip(np.where(noise == 0.0, NO_NOISE_DB, found), -NO_NOISE_DB, NO_NOISE_DB)
+    energies = [_blocks(np.square(part).sum(axis=1)) for part in (exact, exact - rows)]
+
+    def of(draws: Doubles) -> Doubles:
+        signal, noise = (draws @ energy for energy in energies)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = 10.0 * np.log10(signal / noise)
+        return np.clip(np.where(noise == 0.0, NO_NOISE_DB, found), -NO_NOISE_DB, NO_NOISE_DB)
+
+    return resampled(of, len(energies[0]))
 
 
-def _drop(
-    baseline: Baseline, classes: Sequence[str], draws: npt.NDArray[np.float64]
-) -> tuple[float | None, Interval | None]:
-    """Float accuracy minus the variant's over labelled examples, and its paired interval."""
-    labelled = np.array([label is not None for label in baseline.labels], np.float64)
-    if not labelled.any():
-        return None, None
-    triples = zip(baseline.classes, classes, baseline.labels, strict=True)
-    lost = np.array([(first == label) - (second == label) for first, second, label in triples], np.float64) * labelled
-    drops = (draws @ lost) / np.maximum(draws @ labelled, 1.0)
-    return float(lost.sum() / labelled.sum()), _interval(drops)
+def _blocks(energy: Doubles) -> Doubles:
+    """Sums over runs of rows, MOST_BLOCKS at most."""
+    each = -(-len(energy) // MOST_BLOCKS)
+    return np.add.reduceat(energy, np.arange(0, len(energy), each))
 
 
-def _accuracy(classes: Sequence[str], labels: Sequence[str | None]) -> float | None:
-    hits = [found == label for found, label in zip(classes, labels, strict=True) if label is not None]
-    return sum(hits) / len(hits) if hits else None
-
-
-def _interval(values: npt.NDArray[np.float64]) -> Interval:
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
+def _value(baseline: Baseline, answers: Sequence[str]) -> float | None:
+    found = baseline.measure.score(answers, baseline.labels)
+    return found.value if found else None
