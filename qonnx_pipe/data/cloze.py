@@ -14,8 +14,8 @@ from qonnx_pipe.data.rows import Row, Rows
 
 SCHEME = "cloze:"
 
-SENTENCES = 3
-"""Sentences of a text that answers: enough for several names and numbers, short enough to train on in minutes."""
+SENTENCES = 2
+"""Sentences of a text that answers: enough for a few names and numbers, short enough to train on in minutes."""
 
 AROUND = 5
 """Words of the question on each side of the gap."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -92,22 +92,30 @@ def _part(part: Part, splits: tuple[str, ...], base: Path | None, form: Form) ->
         found = read_hub(part.source, splits, columns)
     else:
         found = read_path(_path(part.source, base), splits, columns)
-    return replace(found, items=tuple(_renamed(row, part, form) for row in found.items)) if part.labels else found
+    return replace(found, items=tuple(_renamed(found.items, part, form))) if part.labels else found
 
 
-def _renamed(row: Row, part: Part, form: Form) -> Row:
-    if row.label is None:
-        return row
-    return replace(row, label=" ".join(_class_name(label, part, row.where) for label in classes_of(row.label, form)))
+def _renamed(rows: Sequence[Row], part: Part, form: Form) -> Iterator[Row]:
+    """The rows with the names that the part has for their classes."""
+    names: dict[str, str] = {}
+    for row in rows:
+        classes = () if row.label is None else classes_of(row.label, form)
+        for label in classes:
+            if label not in names:
+                names[label] = _class_name(label, part, form, row.where)
+        yield replace(row, label=" ".join(names[label] for label in classes)) if classes else row
 
 
-def _class_name(label: str, part: Part, where: str) -> str:
+def _class_name(label: str, part: Part, form: Form, where: str) -> str:
     """The name that `labels` has for a label: its own, else that of the first pattern."""
     pattern = label if label in part.labels else next((one for one in part.labels if fnmatchcase(label, one)), None)
     if pattern is None:
         known = ", ".join(map(repr, part.labels))
         raise DataError(f"label {label!r} has no class name", where=where, fix=f"labels names {known}")
-    return part.labels[pattern]
+    name = part.labels[pattern]
+    if form == "tags" and any(one.isspace() for one in name):
+        raise DataError(f"the name {name!r} of a tag has white space", where=part.source, fix="write it with a hyphen")
+    return name
 
 
 def _joined(parts: Sequence[Rows], source: str) -> Rows:

@@ -35,14 +35,14 @@ def test_nothing_labelled_is_no_accuracy():
 def test_the_drop_is_the_difference_of_the_accuracies():
     labels = ["a"] * 10
     reference, candidate = ["a"] * 9 + ["b"], ["a"] * 7 + ["b"] * 3
-    drop = accuracy_drop(reference, candidate, labels)
+    drop, _ = accuracy_drop(reference, candidate, labels)
     assert drop.value == pytest.approx(0.2)
     assert drop.interval[0] < 0.2 < drop.interval[1]
 
 
 def test_equal_predictions_have_no_drop_and_a_narrow_interval():
     predicted, labels = ["a", "b"] * 500, ["a"] * 1000
-    drop = accuracy_drop(predicted, predicted, labels)
+    drop, _ = accuracy_drop(predicted, predicted, labels)
     assert drop.value == 0.0
     assert drop.interval == pytest.approx((-0.00196, 0.00196), abs=1e-5)  # 1.96 · sqrt(1) / 1002
 
@@ -53,10 +53,20 @@ def test_the_drops_interval_covers_the_true_drop_in_95_of_100_trials():
         reference, candidate = zip(
             *rng.choices([("a", "a"), ("a", "b"), ("b", "a")], [0.88, 0.08, 0.04], k=300), strict=True
         )
-        low, high = accuracy_drop(reference, candidate, ["a"] * 300).interval
+        low, high = accuracy_drop(reference, candidate, ["a"] * 300)[0].interval
         covered += low <= 0.08 - 0.04 <= high
     assert covered / trials == pytest.approx(0.95, abs=0.033)  # three binomial standard deviations of 400 trials
 
 
 def test_agreement_needs_no_labels():
     assert agreement(["a", "b", "c", "d"], ["a", "b", "c", "x"]) == 0.75
+
+
+def test_what_is_lost_by_class_the_most_first():
+    labels = ["a"] * 4 + ["b"] * 2 + [None]
+    reference = ["a", "a", "a", "b", "b", "a", "a"]
+    candidate = ["a", "a", "b", "a", "a", "a", "b"]
+    whole, classes = accuracy_drop(reference, candidate, labels)
+    assert (whole.value, whole.n) == (pytest.approx(1 / 6), 6)
+    assert [(one.name, one.drop, one.n) for one in classes] == [("b", 0.5, 2), ("a", 0.0, 4)]
+    assert classes[0].interval == accuracy_drop(reference[4:6], candidate[4:6], labels[4:6])[0].interval

@@ -51,7 +51,7 @@ def test_a_training_recipe(tmp_path: Path) -> None:
     ("old", "new", "expected"),
     [
         ("  validation: {source: v.csv}\n", "", ("r.yaml:4", "data.validation", "missing key")),
-        ("text-class", "token-class", ("r.yaml:3", "model.task", "only text-classification can be trained")),
+        ("text-classification", "fill-mask", ("r.yaml:3", "model.task", "fill-mask cannot be trained")),
         ("epochs: 2", "epochs: 0", ("r.yaml:10", "train.epochs", "must be at least 1, not 0")),
         ("epochs: 2", "epoch: 2", ("r.yaml:10", "train.epoch", "unknown key")),
         ("0.1, 0.1]", "0.1, 0.2]", ("r.yaml:7", "data.train.shares", "the shares add up to 1.1, not to 1")),

@@ -25,7 +25,9 @@ GOOD = texts("a", "b")
 @pytest.fixture
 def train(tmp_path: Path) -> Callable[..., None]:
     nowhere = Checkpoint(tmp_path / "none", "none", "", "bert", "BertModel")
-    return lambda *data: train_stage(nowhere, *data, tmp_path, settings=Training(), workdir=tmp_path)
+    return lambda *data: train_stage(
+        nowhere, *data, tmp_path, task="text-classification", settings=Training(), workdir=tmp_path
+    )
 
 
 @pytest.mark.parametrize(

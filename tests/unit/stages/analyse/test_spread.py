@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from qonnx_pipe.core.examples import Batch
+from qonnx_pipe.core.scores import classes
 from qonnx_pipe.stages.analyse.attention import Heads
 from qonnx_pipe.stages.analyse.score import Baseline, score
 from qonnx_pipe.stages.analyse.spread import Spread
@@ -75,7 +76,7 @@ def test_attention_to_separators_leaves_padding_out(merged: bool) -> None:
 
 def test_a_score_by_hand() -> None:
     exact = np.array([[3.0, 0.0], [0.0, 4.0], [3.0, 4.0], [5.0, 0.0]], np.float32)
-    baseline = Baseline(exact, ("a", "b", "b", "a"), ("a", "b", "a", None))
+    baseline = Baseline(exact, ("a", "b", "b", "a"), ("a", "b", "a", None), classes("accuracy"))
     found = score(baseline, exact + 0.5, ("a", "a", "b", "a"), beside=exact + 1.0)
     assert found.sqnr_db == pytest.approx(10 * np.log10(75 / (8 * 0.25)))
     assert found.gain_db == pytest.approx(10 * np.log10(4))
@@ -83,15 +84,14 @@ def test_a_score_by_hand() -> None:
     assert found.agreement == 0.75
     assert (baseline.accuracy, found.accuracy) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
     assert found.accuracy_drop == pytest.approx(1 / 3)
-    low, high = found.accuracy_drop_interval
-    assert low == 0.0
-    assert 1 / 3 <= high <= 1.0
+    half = 1.959963984540054 * (2 - 1 / 5) ** 0.5 / 5  # Agresti and Min: one of three lost
+    assert found.accuracy_drop_interval == pytest.approx((1 / 5 - half, 1 / 5 + half))
     assert found.sqnr_interval[0] < found.sqnr_db < found.sqnr_interval[1]
 
 
 def test_no_noise_and_no_labels_are_plain_values() -> None:
     exact = np.ones((3, 2), np.float32)
-    found = score(Baseline(exact, ("a",) * 3, (None,) * 3), exact, ("a",) * 3)
+    found = score(Baseline(exact, ("a",) * 3, (None,) * 3, classes("accuracy")), exact, ("a",) * 3)
     assert found.sqnr_db == 200.0
     assert found.sqnr_interval == (200.0, 200.0)
     assert found.accuracy is found.accuracy_drop is found.accuracy_drop_interval is None
