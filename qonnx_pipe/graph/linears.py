@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from qonnx_pipe.core.kernels import FLOAT_ACTIVATION, FLOAT_WEIGHT, INTEGER_OPS, WeightMatMul
 from qonnx_pipe.graph import io
+from qonnx_pipe.graph.packing import packed
 from qonnx_pipe.graph.walk import consumers, is_constant
 
 FLOAT_OPS = {"MatMul": 1, "Gemm": 1, "FusedMatMul": 1, "FusedGemm": 1, "GemmFloat8": 1, "Attention": 1}
@@ -35,7 +36,7 @@ def _weight_matmul(node: ir.Node) -> WeightMatMul | None:
     operand = node.inputs[place]
     dequantize = _dequantize(operand)
     weight = dequantize.inputs[0] if dequantize else stored_codes(operand) or operand
-    if weight is None or not is_constant(weight):
+    if weight is None or not (is_constant(weight) or packed(weight)):
         return None
     integer = node.op_type in INTEGER_OPS and not _float_nbits(node)
     plain = weight is not operand and dequantize is None
@@ -44,12 +45,13 @@ def _weight_matmul(node: ir.Node) -> WeightMatMul | None:
 
 
 def stored_codes(value: ir.Value | None) -> ir.Value | None:
-    """The constant integers that a plain weight is computed from, and from nothing but constants; else None."""
-    while value is not None and (node := value.producer()) is not None and node.op_type in PLAIN_OPS:
+    """The constant or packed integers that a plain weight is computed from, and from constants alone; else None."""
+    while not packed(value) and value is not None and (node := value.producer()) and node.op_type in PLAIN_OPS:
         if not all(is_constant(operand) for operand in node.inputs[1:]):
             return None
         value = node.inputs[0]
-    return value if value is not None and is_constant(value) and _dtype(value).is_integer() else None
+    known = value is not None and (is_constant(value) or packed(value))
+    return value if known and _dtype(value).is_integer() else None
 
 
 def _obstacle(node: ir.Node, weight: ir.Node | None) -> str:
@@ -117,6 +119,8 @@ def _rank(value: ir.Value | None) -> int:
 
 def _dtype(value: ir.Value | None) -> ir.DataType:
     """Element type of a quantized value; a QuantizeLinear's output without type information has its zero point's."""
+    if (codes := packed(value)) is not None:
+        return codes.dtype
     node = value.producer() if value is not None else None
     if node is not None and node.op_type == "QuantizeLinear":
         value = _zero_point(node) or value

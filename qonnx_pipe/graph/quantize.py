@@ -25,6 +25,7 @@ from qonnx_pipe.graph.lowerings.gather import lower_table
 from qonnx_pipe.graph.lowerings.linear import LinearLowering, QuantizedWeight
 from qonnx_pipe.graph.lowerings.reference import require_session
 from qonnx_pipe.graph.lowerings.sums import keep_norms_apart, subtract_products
+from qonnx_pipe.graph.packing import pack_codes
 from qonnx_pipe.graph.walk import Linear, linears
 
 EncodeWeight = Callable[[PlanEntry, npt.NDArray[np.generic]], tuple[Encoding, npt.NDArray[np.generic]]]
@@ -50,8 +51,8 @@ def quantize(
     `activations` holds an encoding for every activation site that the plan quantizes. Names of inputs, outputs and
     linear layers stay (the K MatMuls of a split layer are called `<name>_group0`, …), and so does metadata.
     Order: linear layers (they read quantizers on their own edge), then tables, then, for `placement: full`, every
-    other reader of a site, then attention and residual sums. Raises ModelError for a model that is quantized already,
-    or whose opset lacks a type that the plan needs.
+    other reader of a site, then attention and residual sums; codes of few bits are packed last. Raises ModelError for a
+    model that is quantized already, or whose opset lacks a type or an operator that the plan needs.
     """
     _check(model, activations)
     work = _Work(model.graph, plan, activations, encode_weight, bias_error)
@@ -63,6 +64,7 @@ def quantize(
         work.suit_the_kernels()
     if any(entry.lowering == "reference" for entry in plan.quantized):
         require_session(model)
+    pack_codes(work.emit)
     model.graph.sort()
     RemoveUnusedNodesPass()(model)
     io.match_ir_version(model)

@@ -7,9 +7,11 @@ from pathlib import Path
 import onnx_ir as ir
 
 from qonnx_pipe.core.kernels import INTEGER_OPS
+from qonnx_pipe.core.packing import Packing
 from qonnx_pipe.core.verdict import SizeParts
 from qonnx_pipe.graph import io
 from qonnx_pipe.graph.linears import FLOAT_OPS, PLAIN_OPS, stored_codes
+from qonnx_pipe.graph.packing import packed, unpacked
 
 QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
@@ -49,24 +51,21 @@ def size_parts(path: Path) -> SizeParts:
 def low_bit_bytes(path: Path) -> int:
     """Bytes of the files, were the codes of every weight and table packed into as few bits as they need.
 
-    8-bit codes within −8 … 7 need 4 bits: fewer bits are simulated in 8 until they are packed. Errors as in `io.load`.
+    8-bit codes within −8 … 7 need 4 bits; what `pack_codes` packed counts as it is. Errors as in `io.load`.
     """
     saved = 0
     for value in io.load(path).graph.initializers.values():
         tensor = value.const_value
-        if tensor is not None and tensor.dtype in BYTES and _part(value) in ("weights", "embeddings"):
-            codes = tensor.numpy()
-            saved += codes.size * (8 - _bits(int(codes.min(initial=0)), int(codes.max(initial=0)))) // 8
+        if tensor is None or tensor.dtype not in BYTES or unpacked(value) is not value:
+            continue
+        if _part(value) in ("weights", "embeddings"):
+            packing = Packing.of(tensor.numpy())
+            saved += tensor.size * (8 - packing.bits) // 8 if packing else 0
     return size_parts(path).total - saved
 
 
-def _bits(low: int, high: int) -> int:
-    """Bits of the narrowest integer type that holds a range: two's complement where it holds negative numbers."""
-    return max((~low).bit_length(), high.bit_length()) + 1 if low < 0 else max(1, high.bit_length())
-
-
 def _part(value: ir.Value) -> str:
-    parts = {_use(usage.node, usage.idx) for usage in value.uses()}
+    parts = {_use(usage.node, usage.idx) for usage in unpacked(value).uses()}
     return next((part for part in ("embeddings", "weights", "scales") if part in parts), "other")
 
 
@@ -75,7 +74,7 @@ def _use(node: ir.Node, index: int) -> str:
     if (node.op_type in QUANTIZERS and index > 0) or index in INTEGER_SCALES.get(node.op_type, ()):
         return "scales"
     if node.op_type in TABLES and index == 0:
-        return "embeddings"
+        return "other" if packed(node.outputs[0]) else "embeddings"
     if {**FLOAT_OPS, **INTEGER_OPS}.get(node.op_type) == index:
         return "weights"
     plain = node.op_type in PLAIN_OPS and stored_codes(node.outputs[0]) is not None

@@ -136,10 +136,10 @@ def _weight_obstacle(site: Site, spec: QuantSpec) -> str:
 
 
 def _weight_note(site: Site, spec: QuantSpec) -> str:
-    """What a reader should know of a weight whose codes do not run as they are counted."""
+    """What a reader should know of a weight whose codes do not run as they are stored."""
     notes: list[str] = []
     if spec.dtype.bits < 8:
-        notes.append(f"{spec.dtype.bits} bits are simulated: stored in 8, counted as {spec.dtype.bits}")
+        notes.append(f"packed: {spec.dtype.bits} bits in the file, a byte when a session has opened it")
     if isinstance(spec.granularity, PerGroup) and site.role not in EMBEDDING_TABLES:
         notes.append("groups of inputs have no integer kernel: the MatMul runs in float")
     return "; ".join(notes)

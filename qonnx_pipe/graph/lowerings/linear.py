@@ -42,6 +42,11 @@ class QuantizedWeight:
         """Whether groups of inputs share a scale: no integer kernel of 8 bits takes that."""
         return isinstance(self.encoding.granularity, PerGroup) and self.encoding.granularity.axis == 0
 
+    @property
+    def kernel_type(self) -> np.dtype[np.generic]:
+        """What kernels read: int8, which all of them take, holds codes of fewer than 8 bits, unsigned ones too."""
+        return np.dtype(np.int8) if self.encoding.dtype.bits < 8 else self.encoding.dtype.storage
+
 
 class LinearLowering:
     """Rewrites linear layers.
@@ -75,7 +80,7 @@ class LinearLowering:
         """Rewrite one linear layer in place; the name of its output stays, and its own where it stays one node."""
         in_codes = weight is not None and activation is not None and self._reads_pieces(activation, weight)
         if in_codes and weight is not None and activation is not None:
-            if form == "integer" and _has_integer_kernel(activation, weight.encoding):
+            if form == "integer" and _has_integer_kernel(activation, weight):
                 self._integer(linear, weight, self.activations.pieces(linear.source, activation))
                 return
             if not isinstance(activation.granularity, PerTensor) and not _is_one_group(activation):
@@ -158,13 +163,11 @@ class LinearLowering:
         if key not in self._constants:
             suffix = f"_group{sum(other is weight for other, _ in self._constants)}" if rows else ""
             name = weight.name + suffix
-            codes = weight.codes[list(rows)] if rows else weight.codes
+            kind, codes = weight.kernel_type, weight.codes[list(rows)] if rows else weight.codes
             self._constants[key] = Codes(
-                self.emit.constant(f"{name}_codes", codes),
+                self.emit.constant(f"{name}_codes", codes.astype(kind, copy=False)),
                 self.emit.constant(f"{name}_scale", weight.encoding.scale),
-                self.emit.constant(
-                    f"{name}_zero_point", weight.encoding.zero_point.astype(weight.encoding.dtype.storage)
-                ),
+                self.emit.constant(f"{name}_zero_point", weight.encoding.zero_point.astype(kind)),
             )
         return self._constants[key]
 
@@ -221,10 +224,10 @@ def _number(scalar: ir.Value) -> float:
     return float(tensor.numpy())
 
 
-def _has_integer_kernel(activation: Encoding, weight: Encoding) -> bool:
+def _has_integer_kernel(activation: Encoding, weight: QuantizedWeight) -> bool:
     """Whether MatMulIntegerToFloat takes the two: codes of a byte, and no unsigned weight for a signed activation."""
-    small = activation.dtype.storage.itemsize == weight.dtype.storage.itemsize == 1
-    return small and not (activation.dtype.signed and not weight.dtype.signed)
+    small = activation.dtype.storage.itemsize == weight.kernel_type.itemsize == 1
+    return small and not (activation.dtype.signed and weight.kernel_type.kind == "u")
 
 
 def _is_gemm(linear: Linear) -> bool:

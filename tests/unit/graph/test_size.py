@@ -2,9 +2,10 @@
 
 import numpy as np
 import onnx
+import pytest
 from onnx import helper
 
-from qonnx_pipe.graph.size import size_parts
+from qonnx_pipe.graph.size import low_bit_bytes, size_parts
 from tests.zoo import graphs
 
 MATRIX, TABLE = graphs.WIDTH * graphs.WIDTH, 64 * graphs.WIDTH
@@ -45,3 +46,16 @@ def test_a_tied_table_counts_once_as_an_embedding(tmp_path):
     output = graphs.tensor("y", ["batch", "sequence", graphs.WIDTH])
     parts = size_parts(graphs.save(tmp_path / "m.onnx", nodes, [ids], [output], {"table": table}))
     assert (parts.embeddings, parts.weights) == (table.nbytes, 0)
+
+
+@pytest.mark.parametrize(("low", "high", "bits"), [(-2, 1, 2), (-3, 3, 3), (0, 7, 3), (-8, 7, 4), (-128, 127, 8)])
+def test_codes_that_another_tool_left_in_bytes_are_counted_by_their_bits(tmp_path, low, high, bits):
+    path = tmp_path / "m.onnx"
+    codes = np.linspace(low, high, MATRIX).astype(np.int8).reshape(graphs.WIDTH, -1)
+    nodes = [
+        helper.make_node("DequantizeLinear", ["codes", "scale"], ["w"], "dequantize"),
+        helper.make_node("MatMul", ["x", "w"], ["y"], "matmul"),
+    ]
+    ports = [[graphs.tensor(name, ["batch", graphs.WIDTH])] for name in ("x", "y")]
+    graphs.save(path, nodes, *ports, {"codes": codes, "scale": np.float32(0.1)})
+    assert path.stat().st_size - low_bit_bytes(path) == MATRIX * (8 - bits) // 8

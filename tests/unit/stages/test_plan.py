@@ -120,14 +120,14 @@ def test_a_weight_without_a_lowering_is_skipped_with_its_reason(
         (
             "embedding.word",
             "dtype: int2, granularity: {per_group: 8}",
-            "2 bits are simulated: stored in 8, counted as 2",
+            "packed: 2 bits in the file",
         ),
-        ("ffn.output", "dtype: int4", "4 bits are simulated: stored in 8, counted as 4"),
+        ("ffn.output", "dtype: int4", "packed: 4 bits in the file, a byte when"),
         ("attention.output", "granularity: {per_group: 8}", "groups of inputs have no integer kernel"),
-        ("attention.output", "dtype: uint3, granularity: {per_group: 8}", "counted as 3; groups of inputs have"),
+        ("attention.output", "dtype: uint3, granularity: {per_group: 8}", "has opened it; groups of inputs have"),
     ],
 )
-def test_weights_that_do_not_run_as_they_are_counted_say_so(planned, role: str, change: str, note: str) -> None:
+def test_weights_that_do_not_run_as_they_are_stored_say_so(planned, role: str, change: str, note: str) -> None:
     plan = planned(rule(f"{{role: {role}}}", f"weights: {{{change}}}"))
     assert plan.skipped == ()
     site = role if role.startswith("embedding") else f"layer.1/weight[{role}]"
