@@ -23,7 +23,7 @@ Shape = tuple[int, int]
 class Candidate:
     """One model on one provider, in run number `series`.
 
-    `speed`: times as fast as the float model on the first provider of its own run. `score`: accuracy, or agreement
+    `speed`: times as fast as the float model on the first provider of its own run that did not fail. `score`: accuracy, or agreement
     with float where there are no labels. `sqnr_db` None for the float model that all are compared with.
     """
 
@@ -90,18 +90,22 @@ def pareto(runs: Sequence[tuple[str, Verdict]]) -> Pareto | None:
     entries = tuple(
         Entry(number, one, not any(other.beats(one) for other in found)) for number, one in enumerate(found, 1)
     )
-    return Pareto(
-        shape, runs[0][1].results[0].provider, "Accuracy" if labelled else "Agreement", entries, _drawing(entries)
-    )
+    return Pareto(shape, _base(runs[0][1]), "Accuracy" if labelled else "Agreement", entries, _drawing(entries))
+
+
+def _base(verdict: Verdict) -> str:
+    """The first provider that timed both models; "" where there is none."""
+    failed = {result.provider for result in verdict.results if result.error or not result.latency}
+    return next((result.provider for result in verdict.results if result.provider not in failed), "")
 
 
 def _shapes(verdict: Verdict) -> set[Shape]:
-    """Shapes at which both models were timed on the first provider."""
-    base = verdict.results[0].provider if verdict.results else ""
+    """Shapes at which both models were timed on the provider that speeds are relative to."""
+    base = _base(verdict)
     timed = [
         {(seen.batch, seen.sequence) for seen in result.latency}
         for result in verdict.results
-        if result.provider == base and not result.error
+        if result.provider == base
     ]
     return set.intersection(*timed) if len(timed) == 2 else set()
 
@@ -112,7 +116,7 @@ def _timed(result: Result, shape: Shape) -> float | None:
 
 
 def _candidates(series: int, name: str, verdict: Verdict, shape: Shape, *, labelled: bool) -> list[Candidate]:
-    base = next(one for one in verdict.results if one.model == "float")
+    base = next(one for one in verdict.results if one.model == "float" and one.provider == _base(verdict))
     unit = _timed(base, shape)
     found = []
     for one in verdict.results:
