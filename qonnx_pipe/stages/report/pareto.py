@@ -23,8 +23,8 @@ Shape = tuple[int, int]
 class Candidate:
     """One model on one provider, in run number `series`.
 
-    `speed`: times as fast as the float model on the first provider of its own run that did not fail. `score`: accuracy, or agreement
-    with float where there are no labels. `sqnr_db` None for the float model that all are compared with.
+    `speed`: times as fast as the float model on the first provider of its own run that did not fail. `score`: accuracy,
+    or agreement with float where there are no labels. `sqnr_db` None for the float model that all are compared with.
     """
 
     series: int
