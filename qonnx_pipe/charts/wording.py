@@ -26,6 +26,11 @@ def percent(value: float | None, digits: int = 2) -> str:
     return MISSING if value is None else _minus(f"{value * 100:.{digits}f} %")
 
 
+def metric(value: float, unit: str) -> str:
+    """A metric's value: a fraction in percent, a correlation as it is."""
+    return percent(value) if unit == "fraction" else _minus(f"{value:.3f}")
+
+
 def times(value: float | None) -> str:
     """A factor as "2.63×"."""
     return MISSING if value is None else f"{value:.2f}×"

@@ -21,10 +21,14 @@ MODEL = click.Path(path_type=Path)
 )
 @click.argument("model", type=MODEL)
 @click.option("--data", required=True, help="A file, a folder, hub:NAME, or package:NAME/path/inside.")
+@click.option(
+    "--task", default="feature-extraction", help="What the texts are for, where it is about words or answers."
+)
 @click.option("--split", help="train, validation, test or all (the default).")
 @click.option("--samples", type=click.IntRange(min=1), default=256, show_default=True, help="Use so many examples.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draw.")
 @click.option("--text-column", help="Column of the texts in a table.")
+@click.option("--pair-column", help="Column of second texts in a table, or of the texts that answer questions.")
 @click.option("--tokenizer", type=MODEL, help="tokenizer.json; by default the one beside the model.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Examples a run.")
 @click.option("--max-length", type=click.IntRange(min=1), default=128, show_default=True, help="Tokens a text.")
@@ -47,10 +51,12 @@ def command(
     *,
     model: Path,
     data: str,
+    task: str,
     split: str | None,
     samples: int,
     seed: int,
     text_column: str | None,
+    pair_column: str | None,
     tokenizer: Path | None,
     batch_size: int,
     max_length: int,
@@ -64,6 +70,7 @@ def command(
     Ctrl-C or a kill costs a few seconds: the same command goes on where it stopped.
     """
     from qonnx_pipe import data as data_room
+    from qonnx_pipe import tasks
     from qonnx_pipe.core.artifact import sha256_file
     from qonnx_pipe.core.site import Role
     from qonnx_pipe.core.statistics import Provenance, Request, Requests
@@ -72,7 +79,8 @@ def command(
     from qonnx_pipe.stages.plan import sites_of
 
     sites = sites_of(model)
-    examples = data_room.load(data, split=split, samples=samples, seed=seed, text_column=text_column)
+    chosen = {"split": split, "samples": samples, "seed": seed, "form": tasks.find(task).form}
+    examples = data_room.load(data, **chosen, text_column=text_column, pair_column=pair_column)
     batches = data_room.batches(
         examples,
         tokenizer or model.with_name("tokenizer.json"),

@@ -1,4 +1,4 @@
-"""`qpipe train`: the classifier that a recipe describes, fine-tuned, judged, and written as a checkpoint."""
+"""`qpipe train`: the model that a recipe describes, fine-tuned, judged, and written as a checkpoint."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from qonnx_pipe.cli import output
 @output.json_option
 @output.verbosity_options
 def command(*, recipe: Path, out: Path | None, overrides: tuple[str, ...], anew: bool, as_json: bool) -> None:
-    """Fine-tune the model of RECIPE on its data.train; keep the epoch that is best on data.validation.
+    """Fine-tune the model of RECIPE for its task on data.train; keep the epoch that is best on data.validation.
 
     An interrupted training goes on after its last whole epoch. Recipes that quantize name the result as
     `model.source: recipe:RECIPE`.
@@ -50,9 +50,11 @@ def command(*, recipe: Path, out: Path | None, overrides: tuple[str, ...], anew:
 
 def _show(folder: Path, metrics: dict[str, Any]) -> None:
     console = output.stdout()
+    judged = metrics["accuracy"]
+    what = judged["validation"]["name"]
     for number, epoch in enumerate(metrics["epochs"], start=1):
-        console.print(f"epoch {number}: loss {epoch['loss']:.4f}, validation accuracy {epoch['accuracy']:.2%}")
-    for name, metric in metrics["accuracy"].items():
+        console.print(f"epoch {number}: loss {epoch['loss']:.4f}, validation {what} {epoch['accuracy']:.2%}")
+    for name, metric in judged.items():
         low, high = metric["interval"]
         console.print(f"{name}: {metric['value']:.2%} [{low:.2%}, {high:.2%}] of {metric['n']}", markup=False)
     console.print(f"checkpoint {folder}", markup=False)

@@ -27,12 +27,13 @@ MODEL = click.Path(path_type=Path)
 )
 @click.argument("model", type=MODEL)
 @click.option("--reference", type=MODEL, required=True, help="The float model.")
-@click.option("--task", required=True, help="feature-extraction, text-classification or image-classification.")
+@click.option("--task", required=True, help="text-classification, token-classification, … ; a wrong one lists all.")
 @click.option("--data", required=True, help="Evaluation data: a file, a folder, or package:NAME/path/inside.")
 @click.option("--split", help="Split of the data, e.g. test.")
 @click.option("--samples", type=click.IntRange(min=1), help="Use so many examples.")
 @click.option("--text-column", help="Column of the texts in a table.")
 @click.option("--label-column", help="Column of the labels in a table.")
+@click.option("--pair-column", help="Column of second texts in a table, or of the texts that answer questions.")
 @click.option("--tokenizer", type=MODEL, help="tokenizer.json; by default the one beside the reference or the model.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Examples a run.")
 @click.option("--max-length", type=click.IntRange(min=1), default=128, show_default=True, help="Tokens a text.")
@@ -75,7 +76,7 @@ def command(
 
     limits = dict(map(_limit, gates))
     before = _baseline(baseline, providers, task)
-    batches = _batches(reference, model, **data)
+    batches = _batches(reference, model, task, **data)
     with output.progress("validating", 1 + len(providers) * (2 + len(shapes))) as bar:
 
         def say(text: str) -> None:
@@ -140,21 +141,25 @@ def _limit(text: str) -> tuple[str, float]:
 def _batches(
     reference: Path,
     model: Path,
+    task: str,
     *,
     data: str,
     split: str | None,
     samples: int | None,
     text_column: str | None,
     label_column: str | None,
+    pair_column: str | None,
     tokenizer: Path | None,
     batch_size: int,
     max_length: int,
 ) -> Any:
     from qonnx_pipe import data as data_room
+    from qonnx_pipe import tasks
     from qonnx_pipe.graph.summary import summarise
 
-    ports = summarise(reference).inputs
-    examples = data_room.load(data, split=split, samples=samples, text_column=text_column, label_column=label_column)
+    ports, form = summarise(reference).inputs, tasks.find(task).form
+    columns = {"text_column": text_column, "label_column": label_column, "pair_column": pair_column}
+    examples = data_room.load(data, split=split, samples=samples, form=form, **columns)
     beside = [path.with_name("tokenizer.json") for path in (reference, model)]
     return data_room.batches(
         examples,

@@ -69,8 +69,12 @@ def gate_value(name: str, value: float | None) -> str:
 def _results(provider: str, results: Sequence[Result]) -> Table:
     """One column a model, one row a figure."""
     table = _table(provider, *(result.model for result in results))
-    table.add_row("accuracy", *(_percent(result.accuracy) for result in results))
-    table.add_row("  drop", *(_percent(result.accuracy_drop) for result in results))
+    table.add_row(_metric_name(results), *(_metric(result.accuracy) for result in results))
+    table.add_row("  drop", *(_metric(result.accuracy_drop) for result in results))
+    for name in dict.fromkeys(name for result in results if result.accuracy for name in result.accuracy.also):
+        table.add_row(f"  {name}", *(_also(result.accuracy, name) for result in results))
+    if any(result.class_drops for result in results):
+        table.add_row("  loses most", *(_forgotten(result) for result in results))
     table.add_row("SQNR", *(f"{one.fidelity.sqnr_db:.1f} dB" if one.fidelity else MISSING for one in results))
     table.add_row("agreement", *(f"{one.fidelity.agreement:.2%}" if one.fidelity else MISSING for one in results))
     kernels = [one.kernels for one in results]
@@ -112,11 +116,34 @@ def _speedup(seen: Latency | None) -> str:
     return f"{seen.speedup:.2f}× [{low:.2f}, {high:.2f}]"
 
 
-def _percent(metric: Metric | None) -> str:
+def _metric_name(results: Sequence[Result]) -> str:
+    """The task's own metric; every share of right classes is called accuracy."""
+    names = [result.accuracy.name for result in results if result.accuracy]
+    return names[0] if names and not names[0].endswith("accuracy") else "accuracy"
+
+
+def _metric(metric: Metric | None) -> str:
     if metric is None:
         return MISSING
     low, high = metric.interval or (metric.value, metric.value)
-    return f"{metric.value:.2%} [{low:.2%}, {high:.2%}]"
+    form = _FORMS[metric.unit]
+    return f"{form.format(metric.value)} [{form.format(low)}, {form.format(high)}]"
+
+
+def _also(metric: Metric | None, name: str) -> str:
+    return _FORMS[metric.unit].format(metric.also[name]) if metric and name in metric.also else MISSING
+
+
+def _forgotten(result: Result) -> str:
+    """The class that loses most, where it does beyond noise: its interval lies above 0."""
+    if not result.class_drops:
+        return MISSING
+    lost = [one for one in result.class_drops if one.interval[0] > 0]
+    return f"{lost[0].name} {lost[0].drop:.2%}" if lost else "none beyond noise"
+
+
+_FORMS = {"fraction": "{:.2%}", "correlation": "{:.3f}"}
+"""How a value of a unit is written."""
 
 
 def _size(verdict: Verdict) -> Text:

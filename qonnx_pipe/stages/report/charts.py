@@ -56,7 +56,7 @@ def headlines(verdict: Verdict) -> tuple[tuple[str, str, str], ...]:
         best = max(timed, key=lambda seen: seen.batch * seen.sequence)
         found.append((wording.times(best.speedup), "faster", f"at {best.batch} × {best.sequence} tokens"))
     if quantized.accuracy_drop:
-        drop = wording.percent(quantized.accuracy_drop.value)
+        drop = wording.metric(quantized.accuracy_drop.value, quantized.accuracy_drop.unit)
         found.append((drop, "accuracy drop", f"{quantized.accuracy_drop.n:,} examples"))
     if quantized.fidelity:
         fidelity = quantized.fidelity
@@ -120,7 +120,9 @@ def _accuracy(results: Sequence[Result]) -> Chart | None:
     rows = [(result.model, result.model, result.accuracy) for result in results if result.accuracy]
     if not rows:
         return None
-    note = f"{rows[0][2].name.replace('_', ' ')}, {rows[0][2].n:,} labelled examples, 95 % Wilson interval"
+    first = rows[0][2]
+    kind = "Wilson" if first.name.endswith("accuracy") else "bootstrap"
+    note = f"{first.name.replace('_', ' ')}, {first.n:,} labelled examples, 95 % {kind} interval"
     return _metrics("Accuracy", note, rows, zero=None, limit=None)
 
 
@@ -141,12 +143,14 @@ def _metrics(
         Row(
             label,
             svg.interval(axis, metric.value, metric.interval, kind=model, zero=zero, limit=limit),
-            wording.percent(metric.value),
-            wording.between(metric.interval, wording.percent),
+            wording.metric(metric.value, metric.unit),
+            wording.between(metric.interval, lambda end, unit=metric.unit: wording.metric(end, unit)),
         )
         for label, model, metric in rows
     ]
-    return Chart(title, note, tuple(drawn), svg.scale(axis, lambda at: f"{wording.tick(at * 100)} %"))
+    shares = rows[0][2].unit == "fraction"
+    ticks = svg.scale(axis, lambda at: f"{wording.tick(at * 100)} %" if shares else wording.tick(at))
+    return Chart(title, note, tuple(drawn), ticks)
 
 
 def _timed(results: Sequence[Result]) -> list[tuple[str, str, Latency]]:

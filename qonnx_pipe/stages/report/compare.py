@@ -110,8 +110,11 @@ def _quantized(verdict: Verdict, provider: str) -> Result | None:
 
 _MEASURES = (
     ("Failure", lambda one: one.error),
-    ("Accuracy", lambda one: wording.percent(one.accuracy.value) if one.accuracy else ""),
-    ("Accuracy drop", lambda one: wording.percent(one.accuracy_drop.value) if one.accuracy_drop else ""),
+    ("Accuracy", lambda one: wording.metric(one.accuracy.value, one.accuracy.unit) if one.accuracy else ""),
+    (
+        "Accuracy drop",
+        lambda one: wording.metric(one.accuracy_drop.value, one.accuracy_drop.unit) if one.accuracy_drop else "",
+    ),
     ("SQNR", lambda one: f"{one.fidelity.sqnr_db:.1f} dB" if one.fidelity else ""),
     ("Agreement", lambda one: wording.percent(one.fidelity.agreement) if one.fidelity else ""),
     ("MatMuls in int8", lambda one: f"{one.kernels.integer} of {one.kernels.total}" if one.kernels else ""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +163,46 @@ def test_damaged_file_beside(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ModelError, match="not JSON"):
         batches(of("a"), tmp_path, ALL_INPUTS, batch_size=1, max_length=8)
+
+
+def test_pairs_are_cut_together(tmp_path: Path) -> None:
+    rule = Tokenizer.from_file(str(make_tokenizer(tmp_path) / "tokenizer.json"))
+    rule.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)]
+    )
+    rule.save(str(tmp_path / "tokenizer.json"))
+    examples = Examples("here", "0", (Example("a a", "x", "b b b b"),), labels=("x",))
+    (found,) = batches(examples, tmp_path, ALL_INPUTS, batch_size=1, max_length=8)
+    assert found.inputs["input_ids"].tolist() == [[CLS, A, A, SEP, B, B, B, SEP]]
+    assert found.inputs["token_type_ids"].tolist() == [[0] * 4 + [1] * 4]
+    asked = replace(examples, form="answers")
+    windows = batches(asked, tmp_path, ALL_INPUTS, batch_size=9, max_length=8)[0]
+    assert windows.inputs["input_ids"].tolist() == [[CLS, A, A, SEP, B, B, B, SEP], [CLS, A, A, SEP, B, B, SEP, PAD]]
+    assert [reading.spans[:, 0].tolist() for reading in windows.readings] == [[0, 2, 4], [4, 6]]
+    assert [(reading.example, reading.text) for reading in windows.readings] == [(0, "b b b b")] * 2
+    assert [reading.positions.tolist() for reading in windows.readings] == [[4, 5, 6], [4, 5]]
+    assert windows.labels == ("x", "x")
+    with pytest.raises(DataError, match="leaves no room"):
+        batches(asked, tmp_path, ALL_INPUTS, batch_size=9, max_length=5)
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_tags_are_about_the_first_token_of_each_word(tmp_path: Path, left: bool) -> None:
+    rule = Tokenizer.from_file(str(make_tokenizer(tmp_path) / "tokenizer.json"))
+    rule.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Split("a", "isolated")])
+    rule.enable_padding(direction="left" if left else "right", pad_id=PAD)
+    rule.save(str(tmp_path / "tokenizer.json"))
+    texts = ("ba \x00 ab b", "X Y Z W"), ("a", "X")  # the second word is dropped by the normalizer
+    items = tuple(Example(*text) for text in texts)
+    examples = Examples("here", "0", items, labels=("X Y Z W", "X"), form="tags")
+    (found,) = batches(examples, tmp_path, ALL_INPUTS, batch_size=2, max_length=9)
+    assert found.inputs["input_ids"].tolist()[0] == [CLS, B, A, A, B, B, SEP]
+    shift = 4 if left else 0
+    assert [one.positions.tolist() for one in found.readings] == [[1, 3, 5], [1 + shift]]
+    assert [one.text[begin:end] for one in found.readings for begin, end in one.spans] == ["ba", "ab", "b", "a"]
+    (cut,) = batches(examples, tmp_path, ALL_INPUTS, batch_size=2, max_length=5)
+    assert [one.positions.tolist() for one in cut.readings] == [[1, 3], [1 + (2 if left else 0)]]
+
+
+def test_labels_about_classes_have_no_readings(tmp_path: Path) -> None:
+    assert batches(of("a"), make_tokenizer(tmp_path), ALL_INPUTS, batch_size=1, max_length=8)[0].readings == ()
