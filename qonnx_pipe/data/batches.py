@@ -93,16 +93,16 @@ def _encode(rule: Tokenizer, examples: Examples, length: int) -> list[Encoded]:
 
 def _limit(rule: Tokenizer, items: Sequence[Example], length: int, form: Form, source: str) -> None:
     """Cut at `length` tokens, from the side that the tokenizer says; of a pair with answers the second text alone."""
-    added = rule.num_special_tokens_to_add(is_pair=any(example.pair is not None for example in items))
-    room = length - added
-    if form == "answers" and items:
-        rule.no_truncation()
-        room -= max(len(found.ids) for found in rule.encode_batch([example.text for example in items])) - added
-    if room <= 0:
-        what = f"a max_length of {length} leaves no room for a text beside {length - room} other tokens"
-        raise DataError(what, where=source, fix=f"allow at least {length - room + 1}")
-    rule.no_padding()
     side = (rule.truncation or {}).get("direction", "right")
+    rule.no_padding()
+    rule.no_truncation()
+    others = rule.num_special_tokens_to_add(is_pair=any(example.pair is not None for example in items))
+    if form == "answers":
+        asked = rule.encode_batch([example.text for example in items], add_special_tokens=False)
+        others += max((len(found.ids) for found in asked), default=0)
+    if (room := length - others) <= 0:
+        what = f"a max_length of {length} leaves no room for a text beside {others} other tokens"
+        raise DataError(what, where=source, fix=f"allow at least {others + 1}")
     if form == "answers":
         rule.enable_truncation(length, stride=room // 3, strategy="only_second")
     else:

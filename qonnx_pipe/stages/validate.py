@@ -197,8 +197,9 @@ def _predict(path: Path, provider: str, data: _Evaluation) -> _Predictions:
         scored = [data.task.scored(_of_examples(*pair), pair[1]) for pair in zip(outputs, batches, strict=True)]
         rows = np.concatenate(scored)
     if broken := int((~np.isfinite(rows)).any(axis=1).sum()):
+        judged = "tokens" if batches[0].readings else "examples"
         raise NumericsError(
-            f"{broken} of {len(rows)} rows of the outputs hold NaN or infinity",
+            f"the outputs of {broken} of {len(rows)} {judged} hold NaN or infinity",
             where=str(path),
             fix="look for overflowing scales or damaged weights: `qpipe inspect` shows the layers",
         )

@@ -106,6 +106,66 @@ def test_a_run_trains_first_and_only_once(qpipe: Run) -> None:
     assert "there is no such recipe" in changed[2]
 
 
+def tagged(rng: np.random.Generator) -> dict[str, object]:
+    """Words of the first half of the vocabulary are B-low, two neighbours one entity; the others O."""
+    picked = rng.integers(0, len(WORDS), 8)
+    low = picked < len(WORDS) // 2
+    begins = low & ~np.concatenate([[False], low[:-1]])
+    tags = [("B-low" if first else "I-low") if own else "O" for own, first in zip(low, begins, strict=True)]
+    return {"tokens": [WORDS[index] for index in picked], "tags": tags}
+
+
+def rated(rng: np.random.Generator) -> dict[str, object]:
+    """The share of words of the first half."""
+    picked = rng.integers(0, len(WORDS), 8)
+    return {"text": " ".join(WORDS[index] for index in picked), "score": float((picked < len(WORDS) // 2).mean())}
+
+
+def asked(rng: np.random.Generator) -> dict[str, object]:
+    """The one word of the first half among eleven others."""
+    picked = [*rng.integers(len(WORDS) // 2, len(WORDS), 11), rng.integers(0, len(WORDS) // 2)]
+    rng.shuffle(picked)
+    answer = WORDS[min(picked)]
+    return {"question": "what now", "context": " ".join(WORDS[index] for index in picked), "answers": answer}
+
+
+@pytest.mark.parametrize(
+    ("task", "make", "metric"),
+    [
+        ("token-classification", tagged, "tag_f1"),
+        ("text-regression", rated, "spearman"),
+        ("question-answering", asked, "answer_f1"),
+    ],
+)
+def test_every_task_from_its_data_to_a_verdict(
+    qpipe: Run, place: Path, task: str, make: Callable[..., dict[str, object]], metric: str
+) -> None:
+    rng = np.random.default_rng(1)
+    (place / "data.jsonl").write_text("\n".join(json.dumps(make(rng)) for _ in range(300)))
+    for name in ("learned.yaml", "small.yaml"):
+        text = (place / name).read_text().replace("text-classification", task).replace("texts.csv", "data.jsonl")
+        (place / name).write_text(text.replace("epochs: 4", "epochs: 6"))
+    code, out, err = qpipe("run", "small.yaml", "--set", "validate.gates.accuracy_drop=0.1")
+    assert code == 0, out + err
+    assert metric in out
+    metrics = json.loads(next((place / "cache").rglob("metrics.json")).read_bytes())
+    assert metrics["accuracy"]["test"]["name"] == metric
+    assert metrics["accuracy"]["validation"]["value"] == max(one["accuracy"] for one in metrics["epochs"])
+    verdict = json.loads((place / "runs/small/verdict.json").read_bytes())
+    exact, quantized = verdict["results"]
+    assert exact["accuracy"]["metric"] == quantized["accuracy"]["metric"] == metric
+    assert exact["accuracy"]["value"] > 0.8
+    assert exact["accuracy"]["interval"][0] <= exact["accuracy"]["value"] <= exact["accuracy"]["interval"][1]
+    assert quantized["fidelity"]["sqnr_db"] > 15
+    assert {one["name"] for one in quantized["class_drops"]} == set(exact["accuracy"]["per_class"])
+    assert bool(exact["accuracy"]["per_class"]) == (task != "text-regression")
+    assert [gate["name"] for gate in verdict["gates"]] == ["agreement", "accuracy_drop"]
+    again = ["--reference", "runs/small/float/model.onnx", "--task", task, "--data", "data.jsonl", "--max-length", 16]
+    code, out, err = qpipe("validate", "runs/small/model.onnx", *again, "--json")
+    assert code == 0, err
+    assert json.loads(out)["results"][0]["accuracy"]["n"] == 300
+
+
 def test_ctrl_c_resumes(qpipe: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from qonnx_pipe.source import finetune
 
