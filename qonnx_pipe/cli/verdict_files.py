@@ -98,8 +98,10 @@ def _measured(gate: Gate) -> tuple[str, str]:
 
 
 def _rows(verdict: Verdict) -> Iterator[tuple[str, ...]]:
+    from qonnx_pipe.cli.verdict_table import metric_value
+
     for one in verdict.results:
-        accuracy = f"{one.accuracy.value:.2%}" if one.accuracy else "–"
+        accuracy = metric_value(one.accuracy)
         sqnr = f"{one.fidelity.sqnr_db:.1f}" if one.fidelity else "–"
         kernels = f"{one.kernels.integer} of {one.kernels.total}" if one.kernels else "–"
         yield one.provider, one.model, accuracy, sqnr, kernels, _speedups(one)

@@ -127,7 +127,12 @@ def _metric(metric: Metric | None) -> str:
         return MISSING
     low, high = metric.interval or (metric.value, metric.value)
     form = _FORMS[metric.unit]
-    return f"{form.format(metric.value)} [{form.format(low)}, {form.format(high)}]"
+    return f"{metric_value(metric)} [{form.format(low)}, {form.format(high)}]"
+
+
+def metric_value(metric: Metric | None) -> str:
+    """A metric for people, without its interval."""
+    return MISSING if metric is None else _FORMS[metric.unit].format(metric.value)
 
 
 def _also(metric: Metric | None, name: str) -> str:

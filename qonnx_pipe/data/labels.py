@@ -19,6 +19,10 @@ NAMES: dict[Form, tuple[str, ...]] = {
 """Names of label columns that are taken, in this order, when the user names none; case does not matter."""
 
 
+UNANSWERED = "[]"
+"""What `as_answers` gives where it is said that there is no answer."""
+
+
 def as_words(value: object, where: str) -> str:
     """Words between single spaces, from a list of them or from a text; DataError for what is neither."""
     if isinstance(value, str):

@@ -11,7 +11,7 @@ from typing import Any
 
 from qonnx_pipe.core.examples import Form
 from qonnx_pipe.data.decoding import read_text
-from qonnx_pipe.data.labels import NAMES, as_answers, as_number, as_tags, as_words
+from qonnx_pipe.data.labels import NAMES, UNANSWERED, as_answers, as_number, as_tags, as_words
 from qonnx_pipe.data.rows import Columns, Row, Rows
 from qonnx_pipe.errors import DataError
 
@@ -124,14 +124,16 @@ def table(where: str, names: Sequence[str], records: Iterable[Record], columns: 
         raise DataError("no column of texts to answer from", where=where, fix="name it with pair_column")
     used = Columns(text, label, (), pair, columns.form)
     rows = tuple(_row(values, used, place) for place, values in records)
-    blank = [row.where for row in rows if label is not None and row.label is None and not row.text.strip()]
     read = {"text": (columns.text, text), "second text": (columns.pair, pair), "label": (columns.label, label)}
-    guessed = [f"{kind} from column {name!r}" for kind, (given, name) in read.items() if given is None and name]
-    if blank:
-        guessed.append(
-            f"left out, neither text nor label: {blank[0]}{f' and {len(blank) - 1} more' * (len(blank) > 1)}"
-        )
-    return Rows(tuple(row for row in rows if row.where not in set(blank)), tuple(guessed))
+    notes = [f"{kind} from column {name!r}" for kind, (given, name) in read.items() if given is None and name]
+    blank = [row for row in rows if label is not None and row.label is None and not row.text.strip()]
+    silent = [row for row in rows if columns.form == "answers" and row.label == UNANSWERED]
+    for what, left_out in (("neither text nor label", blank), ("a question without an answer", silent)):
+        if left_out:
+            more = f" and {len(left_out) - 1} more" * (len(left_out) > 1)
+            notes.append(f"left out, {what}: {left_out[0].where}{more}")
+    places = {row.where for row in (*blank, *silent)}
+    return Rows(tuple(row for row in rows if row.where not in places), tuple(notes))
 
 
 def _row(values: Mapping[str, object], columns: Columns, where: str) -> Row:
@@ -176,26 +178,19 @@ def _label(value: object, where: str) -> str | None:
     return json.dumps(value)
 
 
-def read_squad(path: Path, articles: Sequence[object], columns: Columns) -> Rows:
-    """Questions of a file in the form of SQuAD (Rajpurkar et al. 2016); those without an answer are left out."""
-    records: list[Record] = []
-    silent = 0
-    for context, question in _asked(path, articles):
-        answers = question.get("answers")
-        silent += answers == []
-        if answers != []:
-            values = {"question": question.get("question"), "context": context, "answers": answers}
-            records.append((f"{path}: question {question.get('id', len(records) + silent + 1)}", values))
-    found = table(str(path), ["question", "context", "answers"], records, columns)
-    notes = (f"left out, {silent} questions without an answer",) if silent else ()
-    return Rows(found.items, (*found.notes, *notes))
+def read_squad(path: Path, articles: Sequence[Any], columns: Columns) -> Rows:
+    """Questions of a file in the form of SQuAD (Rajpurkar et al. 2016)."""
+    names = ("question", "context", "answers")
+    asked = enumerate(_asked(path, articles), start=1)
+    records = [(f"{path}: question {one.get('id', n)}", {name: one.get(name) for name in names}) for n, one in asked]
+    return table(str(path), names, records, columns)
 
 
-def _asked(path: Path, articles: Sequence[Any]) -> Iterator[tuple[object, Mapping[str, object]]]:
+def _asked(path: Path, articles: Sequence[Any]) -> Iterator[Mapping[str, object]]:
     """Each question with the text that it is about."""
     try:
         for part in (part for article in articles for part in article["paragraphs"]):
-            yield from ((part["context"], dict(question)) for question in part["qas"])
+            yield from ({"context": part["context"], **question} for question in part["qas"])
     except (KeyError, TypeError, ValueError) as error:
         fix = 'write {"data": [{"paragraphs": [{"context": …, "qas": [{"question": …, "answers": […]}]}]}]}'
         raise DataError("not in the form of SQuAD", where=str(path), fix=fix) from error

@@ -145,7 +145,13 @@ def test_a_file_like_squad(tmp_path: Path) -> None:
     source = written(tmp_path, "a.json", {"version": "1", "data": [{"paragraphs": [{"context": TEXT, "qas": asked}]}]})
     found = load(source, form="answers")
     assert [item.text for item in found.items] == ["who?"]
-    assert any("1 questions without an answer" in note for note in found.notes)
+    assert any(note.startswith("left out, a question without an answer: ") for note in found.notes)
+    assert any(note.endswith("a.json: question q2") for note in found.notes)
+    table = [
+        {"question": "a", "context": TEXT, "answers": {"text": [], "answer_start": []}} | more
+        for more in ({}, {"question": "b", "answers": "cat"})
+    ]
+    assert [item.text for item in load(written(tmp_path, "c.json", table), form="answers").items] == ["b"]
     assert load(source).items[0].pair == TEXT  # texts to calibrate with
     broken = written(tmp_path, "b.json", {"data": [{"paragraphs": [{"qas": asked}]}]})
     with pytest.raises(DataError, match="not in the form of SQuAD"):
