@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from io import BytesIO
-from itertools import chain
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from qonnx_pipe.core.encoding import Encoding, FloatArray
 from qonnx_pipe.core.examples import Array, Batch
-from qonnx_pipe.core.files import write_atomic
+from qonnx_pipe.core.files import make_folder, write_atomic, writing
 from qonnx_pipe.core.numerics import dequantize
 from qonnx_pipe.core.plan import PlanEntry, QuantPlan
 from qonnx_pipe.core.rounding import Learned, from_arrays, to_arrays
@@ -23,7 +23,7 @@ from qonnx_pipe.core.spec import Rounding
 from qonnx_pipe.errors import DataError, NumericsError
 from qonnx_pipe.graph import io
 from qonnx_pipe.graph.instrument import EXAMPLES_INPUT, MASK_INPUT, TOKENS_INPUT
-from qonnx_pipe.graph.sampled import matrix, sample
+from qonnx_pipe.graph.sampled import frontier, matrix, sample
 from qonnx_pipe.observers.weights import encode_weight, quantize_weight
 from qonnx_pipe.runtime.observe import observe
 
@@ -32,9 +32,6 @@ Rounder = Callable[[FloatArray, Encoding, FloatArray, FloatArray], Learned]
 
 TOKENS_AN_EXAMPLE = 64
 """How many of an example's tokens are taken, at most: the more, the fewer examples must run through the model."""
-
-AHEAD = 8
-"""Steps (two layers) whose float inputs are sampled in one pass: the more, the fewer passes, the more memory."""
 
 DAMAGE = (BadZipFile, ValueError, KeyError, TypeError, EOFError)
 """What reading a file that holds no learned codes raises."""
@@ -65,24 +62,22 @@ def round_stage(
     """
     if not batches:
         raise DataError("no samples to learn the rounding on", fix="give at least one: data.calibration.samples")
-    state = workdir / "learned.npz"
-    work = _Work(model, io.load(model), workdir, tuple(_enough(batches, tokens)), rounders, _resumed(state))
-    entries = [entry for entry in plan.quantized if entry.site.is_weight]
-    work.known |= {entry.site: work.nearest(entry) for entry in entries if entry.site.role in EMBEDDING_TABLES}
-    steps, exact = list(_steps(plan)), dict[str, FloatArray]()
+    state, used = workdir / "learned.npz", tuple(_enough(batches, tokens))
+    work = _Work(io.load(model), rounders, _resumed(state))
+    exact, now = (_Stream(work.loaded, workdir / name, used) for name in ("exact", "now"))
+    tables = [entry for entry in plan.quantized if entry.site.role in EMBEDDING_TABLES]
+    steps, known = list(_steps(plan)), _Known(work, {entry.site: entry for entry in tables})
     for place, (inputs, found) in enumerate(steps):
-        unlearned = [entry for entry in found if entry.site.id not in work.learned]
-        if _learns(unlearned):
-            if any(site.id not in exact for site in inputs):
-                ahead = chain.from_iterable(sites for sites, _ in steps[place : place + AHEAD])
-                exact = work.sampled({}, list(dict.fromkeys(ahead)))
-            now = work.sampled(work.known, inputs)
-            for entry in unlearned:
-                if _learns([entry]):
-                    work.learn(entry, [now.get(site.id) for site in inputs], [exact.get(site.id) for site in inputs])
+        if _learns(found):
+            still = {name for _, later in steps[place:] for entry in later for name in entry.site.feeds}
+            ahead = frontier(work.loaded, still)
+            wanted, given = exact.advance({}, inputs, ahead), now.advance(known, inputs, ahead)
+            for entry in found:
+                if _learns([entry]) and entry.site.id not in work.learned:
+                    work.learn(entry, [given.get(site.id) for site in inputs], [wanted.get(site.id) for site in inputs])
                     progress(entry.site.id)
             write_rounding(state, work.learned)
-        work.known |= {entry.site: work.quantized(entry) for entry in found}
+        known.entries |= {entry.site: entry for entry in found}
     return work.learned
 
 
@@ -111,37 +106,62 @@ def learned_sites(plan: QuantPlan) -> tuple[Site, ...]:
 
 
 @dataclass
-class _Work:
-    """What has been learned, and the weights [in, out] of the model quantized so far."""
+class _Stream:
+    """A model on its way through its layers: what is known of each batch so far lies in `folder`."""
 
-    model: Path
-    loaded: io.Model
-    workdir: Path
-    batches: tuple[Batch, ...]
-    rounders: Mapping[Rounding, Rounder]
-    learned: dict[str, Learned]
-    known: dict[Site, FloatArray] = field(default_factory=dict)
+    model: io.Model
+    folder: Path
+    batches: Sequence[Batch]
+    known: tuple[str, ...] = ()
 
-    def sampled(self, weights: Mapping[Site, FloatArray], sites: Sequence[Site]) -> dict[str, FloatArray]:
-        """Tokens [n, d] of each site in the model with some weights; the same tokens at every call."""
-        cut = sample(self.model, weights, sites, self.workdir / "sampled.onnx")
-        rows = list(observe(cut.path, self._choosing(cut.tokens)))
-        return {
-            site: np.concatenate([row[name] for row in rows]).astype(np.float32) for site, name in cut.outputs.items()
-        }
+    def __post_init__(self) -> None:
+        make_folder(self.folder)
 
-    def _choosing(self, tokens: int | None) -> Iterator[Batch]:
+    def advance(
+        self, weights: Mapping[Site, FloatArray], sites: Sequence[Site], ahead: tuple[str, ...]
+    ) -> dict[str, FloatArray]:
+        """Compute the tensors `ahead`, with some weights; tokens [n, d] of each site, the same ones at every call."""
+        new = [name for name in ahead if name not in self.known]
+        cut = sample(self.model, weights, sites, self.folder / "cut.onnx", start=self.known, passed_on=new)
+        rows: dict[str, list[FloatArray]] = {site: [] for site in cut.outputs}
+        for number, row in enumerate(observe(cut.path, self._fed(cut.tokens))):
+            for name in new:
+                with writing(self.folder, row[name].nbytes):
+                    np.save(self._file(name, number), row[name])
+            for site, output in cut.outputs.items():
+                rows[site].append(row[output].astype(np.float32, copy=False))
+        for name in set(self.known) - set(ahead):
+            for number in range(len(self.batches)):
+                self._file(name, number).unlink()
+        self.known = ahead
+        return {site: np.concatenate(parts) for site, parts in rows.items()}
+
+    def _fed(self, tokens: int | None) -> Iterator[Batch]:
+        """Each batch with what is known of it, and the places of its samples."""
         first, examples = 0, sum(map(len, self.batches))
         wanted = examples * TOKENS_AN_EXAMPLE
-        for batch in self.batches:
+        for number, batch in enumerate(self.batches):
             mask = batch.inputs.get(MASK_INPUT)
             own = np.ones((len(batch), tokens or 0), bool) if mask is None else mask.astype(bool)
-            places: dict[str, Array] = {
+            more: dict[str, Array] = {
                 TOKENS_INPUT: sampled_tokens(own, first, examples, wanted),
                 EXAMPLES_INPUT: sampled_examples(len(batch), first, examples, wanted),
+                **{name: np.load(self._file(name, number)) for name in self.known},
             }
-            yield replace(batch, inputs={**batch.inputs, **places})
+            yield replace(batch, inputs={**batch.inputs, **more})
             first += len(batch)
+
+    def _file(self, name: str, number: int) -> Path:
+        return self.folder / f"{sha256(name.encode()).hexdigest()[:16]}-{number}.npy"
+
+
+@dataclass
+class _Work:
+    """The model's weights, and what has been learned of them."""
+
+    loaded: io.Model
+    rounders: Mapping[Rounding, Rounder]
+    learned: dict[str, Learned]
 
     def learn(self, entry: PlanEntry, now: Sequence[FloatArray | None], exact: Sequence[FloatArray | None]) -> None:
         """Codes of one weight, from the tokens of all that it reads; none where these are not its inputs."""
@@ -159,21 +179,31 @@ class _Work:
         self.learned[entry.site.id] = rounder(weight, encoding, inputs, true @ weight)
 
     def quantized(self, entry: PlanEntry) -> FloatArray:
-        """The weight as its codes say, learned or nearest."""
-        if entry.site.id not in self.learned or entry.spec is None:
-            return self.nearest(entry)
-        encoding = encode_weight(self._float(entry.site), entry.spec, site=entry.site.id)
-        return dequantize(self.learned[entry.site.id].codes, encoding)
-
-    def nearest(self, entry: PlanEntry) -> FloatArray:
-        """The weight or table rounded to the nearest codes."""
+        """The weight or table as its codes say, learned or nearest."""
         assert entry.spec is not None
-        weight = self._float(entry.site)
+        weight, learned = self._float(entry.site), self.learned.get(entry.site.id)
         encoding = encode_weight(weight, entry.spec, site=entry.site.id)
-        return dequantize(quantize_weight(weight, encoding), encoding)
+        return dequantize(quantize_weight(weight, encoding) if learned is None else learned.codes, encoding)
 
     def _float(self, site: Site) -> FloatArray:
         return matrix(self.loaded, site)
+
+
+@dataclass
+class _Known(Mapping[Site, FloatArray]):
+    """The weights that are quantized so far, [in, out], made when they are asked for."""
+
+    work: _Work
+    entries: dict[Site, PlanEntry]
+
+    def __getitem__(self, site: Site) -> FloatArray:
+        return self.work.quantized(self.entries[site])
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
 
 
 def _enough(batches: Sequence[Batch], tokens: int) -> Iterator[Batch]:

@@ -11,7 +11,7 @@ import pytest
 from qonnx_pipe.core.site import Role
 from qonnx_pipe.graph import io
 from qonnx_pipe.graph.instrument import EXAMPLES_INPUT, TOKENS_INPUT
-from qonnx_pipe.graph.sampled import matrix, sample
+from qonnx_pipe.graph.sampled import frontier, matrix, sample
 from qonnx_pipe.graph.sites import find_sites
 
 pytestmark = pytest.mark.export
@@ -37,9 +37,10 @@ def exposed(model: Path, tensor: str, target: Path) -> np.ndarray:
 
 def test_the_chosen_tokens_are_those_of_the_whole_model(exported: Callable[..., Path], tmp_path: Path) -> None:
     model = exported("bert", "text-classification")
-    sites = find_sites(io.load(model)).by_id
+    loaded = io.load(model)
+    sites = find_sites(loaded).by_id
     wanted = [sites["layer.0/ffn.input"], sites["layer.1/ffn.activation"]]
-    cut = sample(model, {}, wanted, tmp_path / "cut.onnx")
+    cut = sample(loaded, {}, wanted, tmp_path / "cut.onnx")
     for site in wanted:
         whole = exposed(model, site.tensor, tmp_path / "whole.onnx")
         (found,) = run(cut.path, cut.outputs[site.id])
@@ -48,8 +49,9 @@ def test_the_chosen_tokens_are_those_of_the_whole_model(exported: Callable[..., 
 
 def test_what_comes_behind_is_left_out(exported: Callable[..., Path], tmp_path: Path) -> None:
     model = exported("bert")
-    site = find_sites(io.load(model)).by_id["layer.0/ffn.input"]
-    cut = onnx.load(sample(model, {}, [site], tmp_path / "cut.onnx").path)
+    loaded = io.load(model)
+    site = find_sites(loaded).by_id["layer.0/ffn.input"]
+    cut = onnx.load(sample(loaded, {}, [site], tmp_path / "cut.onnx").path)
     assert not any("layer.1" in node.name for node in cut.graph.node)
     assert sum(np.prod(one.dims) for one in cut.graph.initializer) < sum(
         np.prod(one.dims) for one in onnx.load(model).graph.initializer
@@ -58,21 +60,54 @@ def test_what_comes_behind_is_left_out(exported: Callable[..., Path], tmp_path: 
 
 @pytest.mark.parametrize("family", ["bert", "albert"])
 def test_other_weights_take_the_place_of_its_own(exported: Callable[..., Path], tmp_path: Path, family: str) -> None:
-    model = exported(family)
-    loaded = io.load(model)
+    loaded = io.load(exported(family))
     sites = find_sites(loaded)
     weight = next(site for site in sites.weights if site.owner is Role.FFN_ACTIVATION)
     values = matrix(loaded, weight)
     assert values.shape[1] == weight.width
-    zeroed = sample(model, {weight: 0 * values}, [sites.by_id["layer.0/ffn.activation"]], tmp_path / "cut.onnx")
+    zeroed = sample(loaded, {weight: 0 * values}, [sites.by_id["layer.0/ffn.activation"]], tmp_path / "cut.onnx")
     (found,) = run(zeroed.path, zeroed.outputs["layer.0/ffn.activation"])
     np.testing.assert_allclose(found, np.broadcast_to(found[0], found.shape))  # only the bias is left
-    own = sample(model, {weight: values}, [sites.by_id["layer.1/ffn.input"]], tmp_path / "own.onnx")
-    same = sample(model, {}, [sites.by_id["layer.1/ffn.input"]], tmp_path / "same.onnx")
+    own = sample(loaded, {weight: values}, [sites.by_id["layer.1/ffn.input"]], tmp_path / "own.onnx")
+    same = sample(loaded, {}, [sites.by_id["layer.1/ffn.input"]], tmp_path / "same.onnx")
     np.testing.assert_array_equal(*(run(each.path, each.outputs["layer.1/ffn.input"])[0] for each in (own, same)))
 
 
 def test_pairwise_tensors_give_nothing(exported: Callable[..., Path], tmp_path: Path) -> None:
-    model = exported("bert")
-    site = find_sites(io.load(model)).by_id["layer.0/attention.scores"]
-    assert sample(model, {}, [site], tmp_path / "cut.onnx").outputs == {}
+    loaded = io.load(exported("bert"))
+    scores, other = (find_sites(loaded).by_id[f"layer.0/{name}"] for name in ("attention.scores", "ffn.input"))
+    assert list(sample(loaded, {}, [scores, other], tmp_path / "cut.onnx").outputs) == [other.id]
+
+
+@pytest.mark.parametrize("family", ["bert", "mpnet", "deberta-v2"])
+def test_stretch_by_stretch_is_the_whole(exported: Callable[..., Path], tmp_path: Path, family: str) -> None:
+    loaded = io.load(exported(family))
+    nodes = {node.name: place for place, node in enumerate(loaded.graph)}
+    sites = find_sites(loaded)
+    last = sites.by_id["layer.1/ffn.activation"]
+    weights = sorted((site for site in sites.weights if site.layer is not None), key=lambda one: nodes[one.feeds[0]])
+    held = {**INPUTS, **PLACES}
+    known: tuple[str, ...] = ()
+    for place in (1, 4, 8, 11):
+        ahead = frontier(loaded, {name for site in weights[place:] for name in site.feeds})
+        new = [name for name in ahead if name not in known]
+        cut = sample(loaded, {}, [last] if place == 11 else [], tmp_path / "cut.onnx", start=known, passed_on=new)
+        session = ort.InferenceSession(cut.path, providers=["CPUExecutionProvider"])
+        fed = {port.name: held[port.name] for port in session.get_inputs()}
+        assert place == 1 or "input_ids" not in fed
+        held |= dict(zip([port.name for port in session.get_outputs()], session.run(None, fed), strict=True))
+        known = ahead
+    whole = sample(loaded, {}, [last], tmp_path / "whole.onnx")
+    (expected,) = run(whole.path, whole.outputs[last.id])
+    np.testing.assert_allclose(held[cut.outputs[last.id]], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_frontier_is_what_is_known_and_read(exported: Callable[..., Path]) -> None:
+    loaded = io.load(exported("bert"))
+    sites = find_sites(loaded)
+    layers = {
+        name for site in sites.weights if site.layer == 1 and site.owner is Role.FFN_OUTPUT for name in site.feeds
+    }
+    found = frontier(loaded, layers)
+    assert set(found) == {sites.by_id["layer.1/ffn.activation"].tensor, sites.by_id["layer.1/ffn.input"].tensor}
+    assert frontier(loaded, set()) == ()
