@@ -14,6 +14,7 @@ from qonnx_pipe.cli import output
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qonnx_pipe.core.sensitivity import Sensitivity
     from qonnx_pipe.core.site import Skipped
     from qonnx_pipe.stages.analyse.leave_one_out import LeaveOneOut
     from qonnx_pipe.stages.analyse.outliers import Dimension, Outliers, SiteOutliers
@@ -77,6 +78,39 @@ def show_ranges(found: RangeChoices) -> None:
     )
     console.print(found.rules or "the recipe's ranges are the best of those tried", markup=False)
     _notes(found.skipped)
+
+
+def show_sensitivity(found: Sensitivity) -> None:
+    """The dearest matrices, the layers by Ω, how well each estimator ranks what was measured."""
+    console = output.stdout()
+    table = _table("weight", "values", *(f"{bits} bits: KL" for bits in found.bits), "SQNR", "Ω", "spread")
+    narrowest = {one.site: min(one.bytes) for one in found.matrices}
+    omegas = {block.name: block.omega for block in found.blocks}
+    dearest = sorted(found.matrices, key=lambda one: -one.changes[narrowest[one.site]].divergence)
+    for one in dearest[:WORST]:
+        changes = [one.changes.get(bits) for bits in found.bits]
+        cells = ["" if change is None else f"{change.divergence:.2g}" for change in changes]
+        sqnr = f"{one.changes[narrowest[one.site]].sqnr_db:.1f} dB"
+        omega, spread = omegas.get(one.site), one.spread.get("omega")
+        more = [sqnr, "" if omega is None else f"{omega:.3g}", "" if spread is None else f"{spread:.2g}"]
+        _row(table, one.site, f"{one.elements:,}", *cells, *more)
+    console.print(table)
+    layers = _table("layer", "Ω", "mean λ", "std λ", "products", "converged", "two largest (Lanczos)")
+    for layer in sorted(found.layers, key=lambda layer: -layer.omega):
+        products = [run.iterations for run in layer.runs]
+        ends = "" if layer.lanczos is None else " ".join(f"{value:.3g}" for value in layer.lanczos)
+        figures = [f"{value:.3g}" for value in (layer.omega, layer.mean, layer.spread)]
+        settled = f"{sum(run.converged for run in layer.runs)} of {len(layer.runs)}"
+        _row(layers, layer.name, *figures, f"{min(products)} … {max(products)}", settled, ends)
+    console.print(layers)
+    ranks = _table("rank correlation with KL", *(f"{bits} bits" for bits in found.bits))
+    for name, by_bits in found.correlations.items():
+        _row(ranks, name, *(f"{by_bits[bits]:+.2f}" for bits in found.bits))
+    console.print(ranks)
+    labels = "the data's labels" if found.labels == "data" else "the float model's own answers as labels"
+    console.print(f"{found.examples} examples, {labels}", markup=False)
+    if bent := [block.name for block in (*found.layers, *found.blocks) if block.negative]:
+        output.LOGGER.warning("negative curvature, so the loss is at no minimum: %s", ", ".join(bent))
 
 
 def _roles(found: Outliers) -> Table:

@@ -8,54 +8,108 @@ from typing import TYPE_CHECKING
 import click
 
 from qonnx_pipe.cli import output
+from qonnx_pipe.cli.plan_tables import show_allocation, show_sites
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from qonnx_pipe.pipeline.dropping import Trial
+    from qonnx_pipe.recipe import Recipe
+    from qonnx_pipe.stages.allocate import Shared
 
-    from qonnx_pipe.core.plan import QuantPlan
 
-
-@click.command(epilog=output.example("qpipe plan recipes/quickstart.yaml", "qpipe plan quickstart --json"))
+@click.command(
+    epilog=output.example(
+        "qpipe plan recipes/quickstart.yaml",
+        "qpipe plan quickstart --json",
+        "qpipe plan ptq-w8a32 --budget bits=3 --budget size=20MB",
+        "qpipe plan ptq-w8a32 --max-drop 1.0",
+    )
+)
 @output.recipe_argument
+@click.option(
+    "--budget",
+    "budgets",
+    multiple=True,
+    metavar="NAME=AMOUNT",
+    help="Share bits out by sensitivity within bits=2.5 (a weight, on average), size=30MB (the file) or latency=5ms "
+    "([1, 128] on the target). May stand more than once.",
+)
+@click.option("--strategy", type=click.Choice(["exact", "greedy", "qbert"]), help="How a budget is shared out.")
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="POINTS",
+    help="The smallest file that loses at most so many points of the task's metric on the evaluation data.",
+)
 @output.set_option
 @output.out_option("Keep the exported float model and the plan in this run directory.", required=False)
 @output.json_option
 @output.verbosity_options
-def command(*, recipe: Path, overrides: tuple[str, ...], out: Path | None, as_json: bool) -> None:
-    """Show what every site of the model becomes under RECIPE."""
+def command(
+    *,
+    recipe: Path,
+    budgets: tuple[str, ...],
+    strategy: str | None,
+    max_drop: float | None,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Show what every site of the model becomes under RECIPE.
+
+    With a budget (in the recipe, or --budget) the weights' bits by sensitivity, what other budgets would give, and
+    rules to copy. --max-drop looks along these by bisection: it makes each file and runs it.
+    """
     import json
     import tempfile
 
     from qonnx_pipe import pipeline
     from qonnx_pipe.cli.following import Follower
     from qonnx_pipe.core.plan import QuantPlan
+    from qonnx_pipe.pipeline.dropping import within_drop
     from qonnx_pipe.recipe import load
 
-    loaded = load(recipe, overrides)
-    with tempfile.TemporaryDirectory() as scratch, Follower(quiet=True) as follower:
+    loaded = load(recipe, (*overrides, *_asked(budgets, strategy, max_drop)))
+    with tempfile.TemporaryDirectory() as scratch, Follower(quiet=loaded.quantize.budget is None) as follower:
         folder = out or Path(scratch)
+        trials: tuple[Trial, ...] = ()
+        if max_drop is not None:
+            loaded, trials = within_drop(loaded, max_drop / 100, follower.hear)
         pipeline.run(loaded, folder, follower.hear, last="plan")
         written = json.loads((folder / "plan.json").read_bytes())
+        shared = _shared(loaded, folder)
     if as_json:
-        output.emit_json(written)
-        return
-    plan = QuantPlan.from_json(written)
-    console = output.stdout()
-    console.print(_table(plan))
-    for skip in plan.skipped:
-        console.print(f"skipped {skip.site}: {skip.reason}", markup=False)
-    console.print(f"{len(plan.quantized)} of {len(plan.entries)} sites are quantized for {plan.target}", markup=False)
+        tried = {"trials": [trial.to_json() for trial in trials]}
+        output.emit_json(written if shared is None else {**written, "allocation": {**shared.to_json(), **tried}})
+    elif shared is not None:
+        show_allocation(shared, trials)
+    else:
+        show_sites(QuantPlan.from_json(written))
 
 
-def _table(plan: QuantPlan) -> Table:
-    from rich.table import Table
-    from rich.text import Text
+def _shared(recipe: Recipe, folder: Path) -> Shared | None:
+    """What the recipe's budget came to; None without one."""
+    import json
 
-    table = Table(box=None, pad_edge=False)
-    for heading in ("site", "becomes", "by", "lowered as", "why"):
-        table.add_column(heading, no_wrap=heading != "why", style="dim" if heading == "why" else "")
-    for entry in plan.entries:
-        spec = "float" if entry.spec is None else str(entry.spec)
-        cells = (entry.site.id, spec, entry.rule, entry.lowering, entry.reason)
-        table.add_row(*(Text(cell) for cell in cells))
-    return table
+    from qonnx_pipe.core.sensitivity import Sensitivity
+    from qonnx_pipe.stages.allocate import share_out
+
+    budget, dtype = recipe.quantize.budget, recipe.quantize.weights.dtype or "int8"
+    if budget is None:
+        return None
+    found = Sensitivity.from_json(json.loads((folder / "sensitivity.json").read_bytes()))
+    return share_out(found, budget, signed=not dtype.startswith("uint"))
+
+
+def _asked(budgets: tuple[str, ...], strategy: str | None, max_drop: float | None) -> list[str]:
+    """The options as changes of the recipe."""
+    from qonnx_pipe.errors import UsageError
+
+    found = []
+    for text in budgets:
+        name, equals, amount = text.partition("=")
+        if name not in ("bits", "size", "latency") or not equals:
+            raise UsageError(f"--budget {text}: no such budget", fix="bits=2.5, size=30MB or latency=5ms")
+        found.append(f"quantize.budget.{name}={amount}")
+    if max_drop is not None and not budgets:
+        found.append("quantize.budget.bits=8")
+    return [*found, *([f"quantize.budget.strategy={strategy}"] if strategy else [])]

@@ -12,7 +12,8 @@ from qonnx_pipe.core.files import make_folder, write_json
 from qonnx_pipe.core.verdict import Verdict
 from qonnx_pipe.core.verdict_file import read_verdict
 from qonnx_pipe.pipeline.progress import STAGES, Listener, Progress, Stage
-from qonnx_pipe.pipeline.steps import STEPS, VERDICT, Step
+from qonnx_pipe.pipeline.step import Step
+from qonnx_pipe.pipeline.steps import STEPS, VERDICT
 from qonnx_pipe.pipeline.training import train
 from qonnx_pipe.pipeline.work import Work, libraries
 from qonnx_pipe.recipe import Recipe
@@ -78,7 +79,12 @@ def run(
 def stages_of(recipe: Recipe, last: Stage | None = None) -> tuple[Stage, ...]:
     """The stages that a run of `recipe` goes through, up to `last`."""
     stages = STAGES[: STAGES.index(last) + 1 if last else None]
-    wanted = {"tune": recipe.quantize.tune is not None, "round": bool(recipe.quantize.roundings)}
+    asked = recipe.quantize
+    wanted = {
+        "sensitivity": asked.budget is not None,
+        "tune": asked.tune is not None,
+        "round": bool(asked.roundings),
+    }
     return tuple(stage for stage in stages if wanted.get(stage, True))
 
 

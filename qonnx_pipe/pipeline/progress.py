@@ -6,10 +6,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Stage = Literal["train", "export", "plan", "calibrate", "tune", "round", "quantize", "validate", "report"]
-STAGES: tuple[Stage, ...] = ("export", "plan", "calibrate", "tune", "round", "quantize", "validate", "report")
-"""The stages of a run, in order; `train` comes before them where the model is one that a recipe trains, and `tune` and
-`round` are left out where the recipe asks for no search and learns no rounding (`stages_of`)."""
+Stage = Literal[
+    "train", "export", "sensitivity", "plan", "calibrate", "tune", "round", "quantize", "validate", "report"
+]
+STAGES: tuple[Stage, ...] = (
+    "export",
+    "sensitivity",
+    "plan",
+    "calibrate",
+    "tune",
+    "round",
+    "quantize",
+    "validate",
+    "report",
+)
+"""The stages of a run, in order; `train` comes before them where the model is one that a recipe trains, and
+`sensitivity`, `tune` and `round` are left out where the recipe has no budget, asks for no search and learns no rounding
+(`stages_of`)."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from qonnx_pipe import __version__
@@ -25,26 +23,12 @@ from qonnx_pipe.observers.encode import requests
 from qonnx_pipe.pipeline.measuring import hardware, limits_of, versions
 from qonnx_pipe.pipeline.progress import Progress, Stage
 from qonnx_pipe.pipeline.rounders import rounders, settings_of
-from qonnx_pipe.pipeline.work import FLOAT, TOKENIZER, Work, libraries
+from qonnx_pipe.pipeline.sensing import sensitivity
+from qonnx_pipe.pipeline.step import Step
+from qonnx_pipe.pipeline.work import FLOAT, TOKENIZER, Work
 from qonnx_pipe.runtime.providers import ALWAYS_HERE
-from qonnx_pipe.store import key_of
 
 ENCODINGS, VERDICT = "encodings.json", "verdict.json"
-
-
-@dataclass(frozen=True)
-class Step:
-    """One stage of one run: `config` and `inputs` (name → SHA-256) determine what `build` writes into a folder."""
-
-    stage: Stage
-    config: object
-    inputs: Mapping[str, str]
-    build: Callable[[Path], None]
-
-    @cached_property
-    def key(self) -> str:
-        """Where the store keeps what it makes."""
-        return key_of(self.stage, self.config, self.inputs, libraries([self.stage]))
 
 
 def export(work: Work) -> Step:
@@ -74,10 +58,12 @@ def plan(work: Work) -> Step:
     def build(folder: Path) -> None:
         from qonnx_pipe.stages.plan import plan_stage
 
-        write_json(folder / "plan.json", plan_stage(work.recipe, work.float_model).to_json())
+        write_json(folder / "plan.json", plan_stage(work.recipe, work.float_model, work.widths).to_json())
 
     config = work.recipe.quantize.model_dump(mode="json", exclude={"adaround", "gptq", "tune"})
-    return Step("plan", config, work.digests("export", FLOAT), build)
+    inputs = work.digests("export", FLOAT)
+    inputs |= work.digests("sensitivity") if "sensitivity" in work.entries else {}
+    return Step("plan", config, inputs, build)
 
 
 def calibrate(work: Work) -> Step:
@@ -123,6 +109,7 @@ def tune(work: Work) -> Step:
             work.float_model,
             read_table(work.file("calibrate", "calibration.npz")),
             work.batches(work.calibration, choice, sort=True),
+            widths=work.widths,
             say=lambda text: work.listen(Progress("tune", "step", text, 1)),
         )
         write_json(folder / "plan.json", found.to_json())
@@ -292,6 +279,7 @@ def report(work: Work) -> Step:
 
 STEPS: Mapping[Stage, Callable[[Work], Step]] = {
     "export": export,
+    "sensitivity": sensitivity,
     "plan": plan,
     "calibrate": calibrate,
     "tune": tune,

@@ -55,12 +55,14 @@ def search(
     table: CalibrationTable,
     batches: Sequence[Batch],
     *,
+    widths: Mapping[str, int] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[QuantPlan, Tuning]:
     """The plan of the fastest settings found for the float `model`, and all that was tried, on the recipe's target.
 
-    `batches` are what the outputs' SQNR is taken on. Workers have the interpreters and limits of `validate`. Weights
-    whose rounding is learned are rounded to the nearest while the search goes on. Raises what `tune_stage` raises.
+    `batches` are what the outputs' SQNR is taken on, `widths` bits by site, of a budget. Workers have the interpreters
+    and limits of `validate`. Weights whose rounding is learned are rounded to the nearest while the search goes on.
+    Raises what `tune_stage` raises.
     """
     from qonnx_pipe.stages.lowering import settle_forms
     from qonnx_pipe.stages.plan import plan_stage
@@ -70,7 +72,7 @@ def search(
     measure = _Remembering()
 
     def make(settings: Quantize, target: Path) -> QuantPlan:
-        plan = plan_stage(recipe.model_copy(update={"quantize": settings}), model)
+        plan = plan_stage(recipe.model_copy(update={"quantize": settings}), model, widths)
         plan = settle_forms(model, _attributed(plan, len(recipe.quantize.rules)), table, measure=measure)
         quantize_stage(model, plan, table, target, rounded={})
         return plan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from qonnx_pipe import data, tasks
 from qonnx_pipe.core.baseline import check_comparable
 from qonnx_pipe.core.examples import Batch, Examples
 from qonnx_pipe.core.plan import QuantPlan
+from qonnx_pipe.core.sensitivity import Sensitivity
 from qonnx_pipe.core.verdict import Verdict
 from qonnx_pipe.core.verdict_file import read_verdict
 from qonnx_pipe.errors import Problem, ProviderError, RecipeError
@@ -53,7 +54,8 @@ class Work:
             providers.require(target)
         if "validate" in stages:
             self._warn_of_missing_providers()
-        for stage, examples in (("calibrate", "calibration"), ("validate", "evaluation")):
+        uses = (("sensitivity", "calibration"), ("calibrate", "calibration"), ("validate", "evaluation"))
+        for stage, examples in uses:
             if stage in stages:
                 getattr(self, examples)
         if "validate" in stages and self.baseline is not None:
@@ -104,6 +106,17 @@ class Work:
         """What the plan stage decided."""
         return QuantPlan.from_json(json.loads(self.file("plan", "plan.json").read_bytes()))
 
+    @cached_property
+    def widths(self) -> Mapping[str, int] | None:
+        """Bits by site that the recipe's budget gives; None without one."""
+        budget = self.recipe.quantize.budget
+        if budget is None:
+            return None
+        from qonnx_pipe.stages.allocate import allocate
+
+        found = json.loads(self.file("sensitivity", "sensitivity.json").read_bytes())
+        return allocate(Sensitivity.from_json(found), budget).bits
+
     @property
     def settled_plan(self) -> QuantPlan:
         """The plan as the quantize stage carried it out: calibration settles forms that were open."""
@@ -142,7 +155,8 @@ def libraries(stages: Sequence[Stage]) -> tuple[str, ...]:
 _LIBRARIES: dict[Stage, tuple[str, ...]] = {
     "train": LIBRARIES,
     "export": ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnx-ir", "onnxsim", "onnxscript"),
-    "plan": ("onnx", "onnx-ir"),
+    "sensitivity": ("torch", "scipy", "onnxruntime", "onnx", "onnx-ir", "tokenizers", "numpy"),
+    "plan": ("scipy", "onnx", "onnx-ir"),
     "calibrate": ("onnxruntime", "onnx", "onnx-ir", "tokenizers", "numpy"),
     "tune": ("onnxruntime", "onnx", "onnx-ir", "tokenizers", "numpy"),
     "round": ("torch", "onnxruntime", "onnx", "onnx-ir", "tokenizers", "numpy"),

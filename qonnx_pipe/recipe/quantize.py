@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from qonnx_pipe.core.plan import MatMulForm, Placement
 from qonnx_pipe.core.site import Role
 from qonnx_pipe.core.spec import Rounding
+from qonnx_pipe.recipe.budget import Budget
 from qonnx_pipe.recipe.settings import Activations, Weights
 from qonnx_pipe.recipe.strict import Fraction, Positive, Strict, as_tuple, mistake
 
@@ -192,6 +193,10 @@ class Quantize(Strict):
         default=AdaRound(), description="How the rounding of weights with rounding: adaround is learned."
     )
     gptq: Gptq = Field(default=Gptq(), description="How weights with rounding: gptq get their codes.")
+    budget: Budget | None = Field(
+        default=None,
+        description="Share bits out among the weights by their sensitivity; left out: as `weights` and rules say.",
+    )
     tune: Tune | None = Field(
         default=None,
         description="Search settings that are faster on the target, beyond noise; left out: nothing is searched.",

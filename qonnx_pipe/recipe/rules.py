@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from qonnx_pipe.core.qtype import QTYPES
 from qonnx_pipe.core.site import EMBEDDING_TABLES, Site, SiteMap
 from qonnx_pipe.core.spec import QuantSpec
 from qonnx_pipe.errors import Problem, RecipeError
+from qonnx_pipe.recipe.budget import Budget
 from qonnx_pipe.recipe.fitting import FIRST_ACTIVATIONS, FIRST_WEIGHTS, Misfit, Setting, fit
 from qonnx_pipe.recipe.matching import layers, matches
 from qonnx_pipe.recipe.origin import Key, dotted
 from qonnx_pipe.recipe.quantize import Quantize, Rule
 from qonnx_pipe.recipe.schema import Recipe
-from qonnx_pipe.recipe.settings import Activations
+from qonnx_pipe.recipe.settings import Activations, Weights
 
 Kind = Literal["weights", "activations", "float"]
+
+UNSIGNED = frozenset(name for name, qtype in QTYPES.items() if not qtype.signed)
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,14 @@ class Choice:
     note: str = ""
 
 
-def resolve(recipe: Recipe, sites: SiteMap) -> tuple[Choice, ...]:
+Widths = Mapping[str, int]
+"""Site id → bits that a budget gives it."""
+
+
+def resolve(recipe: Recipe, sites: SiteMap, widths: Widths | None = None) -> tuple[Choice, ...]:
     """One choice a site, in the order of `sites`; the placement is left to the plan.
 
+    `widths`, of sites that are `shared_out`, stand between the defaults and the rules.
     RecipeError, with the rule's file:line, for a rule that matches nothing or only sites of the other kind, for a
     layer that the model does not have, and for groups that do not fit a site that the placement quantizes.
     """
@@ -45,7 +54,7 @@ def resolve(recipe: Recipe, sites: SiteMap) -> tuple[Choice, ...]:
     choices: list[Choice] = []
     misfits: dict[Key, Problem] = {}
     for site in sites.sites:
-        parts = _parts(recipe.quantize, site, sites.layers)
+        parts = _parts(recipe.quantize, site, sites.layers, (widths or {}).get(site.id))
         setting, says = _merged(parts)
         try:
             spec, note = fit(setting, site, by_rule="rules" in says["granularity"])
@@ -61,11 +70,27 @@ def resolve(recipe: Recipe, sites: SiteMap) -> tuple[Choice, ...]:
     return tuple(choices)
 
 
+def shared_out(recipe: Recipe, sites: SiteMap, budget: Budget) -> dict[str, tuple[int, ...]]:
+    """The sites whose bits `budget` decides, and the bits each may get: those that no rule gives a dtype.
+
+    Weights of MatMuls in an encoder layer; tables where the budget has choices for them.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for site in sites.weights:
+        choices = (
+            budget.embeddings if site.role in EMBEDDING_TABLES else budget.choices if site.layer is not None else ()
+        )
+        _, says = _merged(_parts(recipe.quantize, site, sites.layers))
+        if choices and "rules" not in says["dtype"]:
+            found[site.id] = tuple(sorted(set(choices)))
+    return found
+
+
 def _problem(recipe: Recipe, key: Key, what: str, fix: str) -> Problem:
     return Problem(recipe.origin.where(key), dotted(key), what, fix)
 
 
-def _parts(quantize: Quantize, site: Site, layer_count: int) -> list[tuple[Key, Setting]]:
+def _parts(quantize: Quantize, site: Site, layer_count: int, width: int | None = None) -> list[tuple[Key, Setting]]:
     """The settings that speak about a site, in the order in which later ones win, each with its key."""
     first: Setting = FIRST_WEIGHTS if site.is_weight else FIRST_ACTIVATIONS
     kind: Kind = "weights" if site.is_weight else "activations"
@@ -74,6 +99,9 @@ def _parts(quantize: Quantize, site: Site, layer_count: int) -> list[tuple[Key, 
         (("quantize", default), first),
         (("quantize", default), getattr(quantize, default)),
     ]
+    if width is not None:
+        signed = getattr(quantize, default).dtype not in UNSIGNED
+        parts.append((("quantize", "budget"), Weights(dtype=f"{'int' if signed else 'uint'}{width}")))
     for index, rule in enumerate(quantize.rules):
         if rule.stays_float and _applies(rule, "float", site, layer_count):
             parts.append((("quantize", "rules", index), type(first)(dtype="float")))

@@ -116,7 +116,7 @@ def _record(options: ort.SessionOptions, trace: Trace) -> None:
 def run_session(
     session: ort.InferenceSession, inputs: Arrays, *, model: Path, provider: str = "cpu"
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """Outputs by name; `model` and `provider` only name the culprit.
+    """Outputs by name; `model` and `provider` only name the culprit. Inputs with a default may be left out.
 
     Raises DataError when the inputs do not fit the model, ProviderError when the run fails.
     """
@@ -128,8 +128,9 @@ def run_session(
             fix="give data that hold them, or the tokenizer that belongs to the model",
         )
     names = [entry.name for entry in session.get_outputs()]
+    defaults = {entry.name for entry in session.get_overridable_initializers()}
     try:
-        values = session.run(names, {name: inputs[name] for name in wanted})
+        values = session.run(names, {name: inputs[name] for name in wanted | (defaults & inputs.keys())})
     except codes.InvalidArgument as error:
         raise DataError(
             f"the inputs do not fit the model: {brief(error)}", where=str(model), fix="check shapes and types"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qonnx_pipe.core.granularity import PerChannel, PerEmbedding, PerEmbeddingGroup, PerGroup, PerTensor
@@ -10,14 +11,15 @@ from qonnx_pipe.core.plan import Lowering, PlanEntry, QuantPlan
 from qonnx_pipe.core.qtype import QTYPES
 from qonnx_pipe.core.site import EMBEDDING_TABLES, Role, Site, SiteMap, Skipped
 from qonnx_pipe.core.spec import QuantSpec
-from qonnx_pipe.errors import ModelError
+from qonnx_pipe.errors import ModelError, Problem, RecipeError, UsageError
 from qonnx_pipe.graph import fold, io, permute
 from qonnx_pipe.graph.equalise import unequal
 from qonnx_pipe.graph.npu.legal import adapted
 from qonnx_pipe.graph.sampled import matrix
 from qonnx_pipe.graph.sites import find_sites, has_other_readers
 from qonnx_pipe.observers.expand import budget
-from qonnx_pipe.recipe import Choice, Recipe, resolve
+from qonnx_pipe.recipe import Choice, Recipe, resolve, shared_out
+from qonnx_pipe.recipe.budget import Budget
 from qonnx_pipe.recipe.quantize import Quantize
 
 WIDTH = 8
@@ -31,16 +33,22 @@ QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLin
 """Operators of a model that is quantized already."""
 
 
-def plan_stage(recipe: Recipe, model: Path) -> QuantPlan:
-    """What every site of `model` becomes under `recipe`; nothing is changed.
+def plan_stage(recipe: Recipe, model: Path, widths: Mapping[str, int] | None = None) -> QuantPlan:
+    """What every site of `model` becomes under `recipe`; nothing is changed. `widths`: bits by site, of its budget.
 
     Raises ModelError when the graph has no recognised site or is already quantized, RecipeError for a
-    rule that matches nothing, or groups that do not fit, and what `io.load` raises.
+    rule that matches nothing, or groups that do not fit, UsageError for a budget without widths, and what `io.load`
+    raises.
     """
+    if recipe.quantize.budget is not None and widths is None:
+        what = "a budget needs the sensitivity of the weights"
+        raise UsageError(
+            what, where="quantize.budget", fix="`qpipe run` or `qpipe plan` finds it; or give weights dtypes"
+        )
     loaded, sites = _recognised(model)
     entries: list[PlanEntry] = []
     skipped = list(sites.unplaced)
-    for choice in resolve(recipe, sites):
+    for choice in resolve(recipe, sites, widths):
         if recipe.quantize.static_shape:
             entry, notes = adapted(PlanEntry(choice.site, choice.spec, "qdq", choice.rule, choice.note))
         else:
@@ -58,6 +66,52 @@ def plan_stage(recipe: Recipe, model: Path) -> QuantPlan:
         equalise=recipe.quantize.equalise,
         shape=recipe.quantize.static_shape,
     )
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The weights whose bits a budget chooses, each with its spec at every width; `others`: all other constants."""
+
+    specs: Mapping[Site, Mapping[int, QuantSpec]]
+    others: tuple[PlanEntry, ...]
+
+
+def candidates(recipe: Recipe, model: Path, budget: Budget) -> Candidates:
+    """What `budget` may choose in `model`; a width that a weight cannot have is none of its choices.
+
+    Raises RecipeError where nothing is left to choose or a width suits no weight on the target, and what `plan_stage`
+    raises.
+    """
+    wanted = shared_out(recipe, sites_of(model), budget)
+    specs: dict[Site, dict[int, QuantSpec]] = {}
+    refused: dict[int, str] = {}
+    plans = {
+        bits: plan_stage(recipe, model, {site: bits for site, widths in wanted.items() if bits in widths})
+        for bits in sorted({bits for widths in wanted.values() for bits in widths})
+    }
+    for bits, plan in plans.items():
+        for entry in plan.entries:
+            if bits not in wanted.get(entry.site.id, ()):
+                continue
+            if entry.spec is not None and entry.spec.dtype.bits == bits:
+                specs.setdefault(entry.site, {})[bits] = entry.spec
+            else:
+                refused.setdefault(bits, f"{entry.site.id}: {entry.reason}")
+    possible = {bits for by_bits in specs.values() for bits in by_bits}
+    problems = [_refusal(recipe, bits, possible, refused[bits]) for bits in plans if bits not in possible]
+    if problems or not specs:
+        raise RecipeError(problems or [_refusal(recipe, None, possible, "the rules decide every weight")])
+    chosen = {site.id for site in specs}
+    last = plans[max(plans)]
+    return Candidates(specs, tuple(one for one in last.entries if one.site.is_weight and one.site.id not in chosen))
+
+
+def _refusal(recipe: Recipe, bits: int | None, possible: Set[int], reason: str) -> Problem:
+    what = "nothing to choose" if bits is None else f"target {recipe.quantize.target} cannot have {bits} bits"
+    others = ", ".join(map(str, sorted(possible)))
+    fix = f"choose from {others}" if others else "leave some weights' dtype to the budget, on a target that takes it"
+    where = recipe.origin.where(("quantize", "budget", "choices"))
+    return Problem(where, "quantize.budget.choices", f"{what} ({reason})", fix)
 
 
 def sites_of(model: Path) -> SiteMap:

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from qonnx_pipe.charts import page, svg, wording
+from qonnx_pipe.charts import page, sensitivity, svg, wording
 from qonnx_pipe.charts.rows import Chart, Row
 from qonnx_pipe.charts.svg import Axis
+from qonnx_pipe.core.sensitivity import Sensitivity
 from qonnx_pipe.core.site import Role
 from qonnx_pipe.core.verdict import Interval
 from qonnx_pipe.stages.analyse.leave_one_out import LeaveOneOut
@@ -69,6 +70,18 @@ def outliers_page(found: Outliers, name: str) -> str:
 def changes_page(found: LeaveOneOut, name: str) -> str:
     """A chart of SQNR, and one of the accuracy drop where there are labels: a row a change, 95 % intervals."""
     return page.render(TEMPLATES / "changes.html", name=name, found=found, sqnr=_sqnr(found), accuracy=_accuracy(found))
+
+
+def sensitivity_page(found: Sensitivity, name: str) -> str:
+    """The dearest weights, Ω of the layers, rank correlations, the loss around two layers."""
+    return page.render(
+        TEMPLATES / "sensitivity.html",
+        name=name,
+        found=found,
+        charts=sensitivity.charts(found),
+        slices=sensitivity.slices(found),
+        levels=sensitivity.LEVELS,
+    )
 
 
 def _ranges(found: Outliers, role: Role) -> Strip | None:

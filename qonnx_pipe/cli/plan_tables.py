@@ -1,0 +1,74 @@
+"""Tables of a plan, as a terminal shows them: its sites, and what a budget comes to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from qonnx_pipe.cli import output
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qonnx_pipe.core.plan import QuantPlan
+    from qonnx_pipe.pipeline.dropping import Trial
+    from qonnx_pipe.stages.allocate import Point, Shared
+
+
+def show_sites(plan: QuantPlan) -> None:
+    """A line a site, what was skipped, how many are quantized."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("site", "becomes", "by", "lowered as", "why"):
+        table.add_column(heading, no_wrap=heading != "why", style="dim" if heading == "why" else "")
+    for entry in plan.entries:
+        spec = "float" if entry.spec is None else str(entry.spec)
+        cells = (entry.site.id, spec, entry.rule, entry.lowering, entry.reason)
+        table.add_row(*(Text(cell) for cell in cells))
+    console = output.stdout()
+    console.print(table)
+    for skip in plan.skipped:
+        console.print(f"skipped {skip.site}: {skip.reason}", markup=False)
+    console.print(f"{len(plan.quantized)} of {len(plan.entries)} sites are quantized for {plan.target}", markup=False)
+
+
+def show_allocation(shared: Shared, trials: Sequence[Trial]) -> None:
+    """Bits by layer and weight, the front, every file that was tried, and rules to copy."""
+    console = output.stdout()
+    console.print(_bits(shared.chosen))
+    console.print(f"{shared.budget.strategy}: {_amounts(shared.chosen)}", markup=False)
+    console.print(_front(shared))
+    for trial in trials:
+        low, high = (f"{end * 100:+.2f}" for end in trial.interval)
+        drop = f"loses {trial.drop * 100:+.2f} points [{low}, {high}]"
+        kept = "within" if trial.kept else "too much"
+        console.print(f"{trial.bits:.2f} bits, {trial.bytes / 1e6:.2f} MB: {drop}: {kept}", markup=False)
+    console.print(shared.rules, markup=False)
+
+
+def _bits(point: Point) -> Table:
+    """A row a layer, a column for each kind of weight; tables have a row of their own."""
+    cells: dict[str, dict[str, int]] = {}
+    for site, bits in point.bits.items():
+        place, _, what = site.partition("/weight[")
+        cells.setdefault(place, {})[what.rstrip("]") or "table"] = bits
+    columns = list(dict.fromkeys(name for row in cells.values() for name in row))
+    table = Table("bits of", *columns, box=None, pad_edge=False)
+    for place, row in cells.items():
+        table.add_row(place, *(str(row.get(name, "")) for name in columns))
+    return table
+
+
+def _front(shared: Shared) -> Table:
+    table = Table("file", "bits a weight", "expected loss", box=None, pad_edge=False)
+    for point in shared.front:
+        figures = (f"{point.amounts['size'] / 1e6:.2f} MB", f"{point.amounts['bits']:.2f}", f"{point.cost:.3g}")
+        table.add_row(*figures)
+    return table
+
+
+def _amounts(point: Point) -> str:
+    found = point.amounts
+    time = f", {found['latency']:.2f} ms" if "latency" in found else ""
+    return f"{found['bits']:.2f} bits a weight, {found['size'] / 1e6:.2f} MB{time}, expected loss {point.cost:.3g}"

@@ -1,0 +1,155 @@
+"""Budgets on a tiny classifier: sensitivity, allocation, plan and run; what cannot be had is told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qonnx_pipe.cli import main
+from qonnx_pipe.core.sensitivity import ESTIMATORS, Sensitivity
+from tests.e2e.tiny import RECIPE, TEXTS, write_csv
+
+pytestmark = pytest.mark.export
+
+LAYERS, OWNERS, TABLES = 2, 6, 3
+
+
+@pytest.fixture(scope="module")
+def home(checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with checkpoint, texts and recipe, and a cache."""
+    folder = tmp_path_factory.mktemp("budget")
+    shutil.copytree(checkpoint("bert", "text-classification"), folder / "checkpoint")
+    write_csv(folder / "texts.csv", TEXTS)
+    (folder / "recipe.yaml").write_text(RECIPE)
+    return folder
+
+
+@pytest.fixture
+def qpipe(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """`qpipe(command, *options)`: exit code, stdout, stderr of a command on the recipe."""
+    monkeypatch.setenv("QPIPE_CACHE", str(home / "cache"))
+
+    def run(*words: str) -> tuple[int, str, str]:
+        *command, last = words[: words.index("RECIPE") + 1]
+        code = main([*command, str(home / "recipe.yaml"), *words[words.index("RECIPE") + 1 :]])
+        said = capsys.readouterr()
+        assert last == "RECIPE"
+        assert "Traceback" not in said.err
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.mark.slow
+def test_sensitivity_answers_everything(qpipe, tmp_path: Path) -> None:
+    code, out, _ = qpipe("analyse", "sensitivity", "RECIPE", "--out", str(tmp_path), "--json")
+    assert code == 0
+    written = json.loads(out)
+    found = Sensitivity.from_json(written)
+    assert json.loads(json.dumps(found.to_json())) == written
+    assert found.estimators == ESTIMATORS
+    assert (len(found.matrices), len(found.layers), found.labels) == (LAYERS * OWNERS + TABLES, LAYERS, "data")
+    for one in found.matrices:
+        assert set(one.bytes) == ({2, 4, 8} if one.layer is None else {2, 3, 4, 8})
+        assert one.changes[2].divergence > one.changes[8].divergence >= 0
+        assert one.errors[2] > one.errors[4] > one.errors[8] > 0
+        assert one.changes[2].sqnr_db < one.changes[8].sqnr_db < 150
+    assert all(len(layer.runs) == 10 for layer in found.layers)
+    assert len(found.slices) == 2
+    page = (tmp_path / "sensitivity.html").read_text()
+    assert page.count('<svg class="heat"') == 2
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_a_budget_is_shared_out_and_kept(qpipe) -> None:
+    code, out, _ = qpipe("plan", "RECIPE", "--budget", "bits=3", "--json")
+    assert code == 0
+    plan = json.loads(out)
+    chosen = plan["allocation"]["bits"]
+    assert len(chosen) == LAYERS * OWNERS
+    assert plan["allocation"]["amounts"]["bits"] <= 3
+    assert len(set(chosen.values())) > 1
+    specs = {entry["site"]: entry for entry in plan["entries"]}
+    assert {site: specs[site]["spec"]["dtype"] for site in chosen} == {
+        site: f"int{bits}" for site, bits in chosen.items()
+    }
+    assert {specs[site]["rule"] for site in chosen} == {"budget"}
+    sizes = [point["amounts"]["size"] for point in plan["allocation"]["front"]]
+    assert sizes == sorted(sizes)
+
+
+def test_the_rules_are_the_same_choice(qpipe, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = qpipe("plan", "RECIPE", "--budget", "bits=3", "--json")
+    shared = json.loads(out)
+    rules = "".join(f"  {line}\n" for line in shared["allocation"]["rules"].splitlines())
+    copied = home / "copied.yaml"
+    copied.write_text(RECIPE.replace("validate:", f"quantize:\n{rules}validate:"))
+    assert main(["plan", str(copied), "--json"]) == 0
+    again = {entry["site"]: entry["spec"] for entry in json.loads(capsys.readouterr().out)["entries"]}
+    assert again == {entry["site"]: entry["spec"] for entry in shared["entries"]}
+
+
+def test_q_berts_rule_in_a_recipe(qpipe, tmp_path: Path) -> None:
+    """Whole layers of two or three bits; the run leaves sensitivity.json, and a second one finds everything made."""
+    budget = "quantize.budget={bits: 2.5, choices: [2, 3], strategy: qbert}"
+    code, _, _ = qpipe("run", "RECIPE", "--set", budget, "--out", str(tmp_path))
+    assert code == 0
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    widths = {
+        e["site"]: e["spec"]["dtype"] for e in plan["entries"] if e["role"] == "weight" and e["layer"] is not None
+    }
+    by_layer = [{dtype for site, dtype in widths.items() if site.startswith(f"layer.{n}/")} for n in range(LAYERS)]
+    assert sorted(map(sorted, by_layer)) == [["int2"], ["int3"]]
+    found = Sensitivity.from_json(json.loads((tmp_path / "sensitivity.json").read_text()))
+    omegas = [layer.omega for layer in found.layers]
+    assert by_layer[omegas.index(max(omegas))] == {"int3"}
+    _, _, said = qpipe("run", "RECIPE", "--set", budget, "--out", str(tmp_path))
+    assert said.count("unchanged") == 7
+    assert "Sensitivity" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        (["--budget", "bits=1.5"], 1, "the nearest that can: bits=2"),
+        (["--budget", "size=1kB"], 1, "the nearest that can: size="),
+        (["--budget", "weight=3"], 2, "no such budget"),
+        (["--budget", "size=30"], 2, "30 is no size"),
+        (["--budget", "bits=3", "--strategy", "qbert"], 2, "chooses between two widths"),
+        (["--set", "quantize.budget={choices: [2, 3]}"], 2, "a budget without a limit"),
+        (
+            ["--budget", "bits=3", "--set", "quantize.rules=[{match: {role: weight}, weights: {dtype: int8}}]"],
+            2,
+            "rules",
+        ),
+        (["--budget", "bits=3", "--set", "quantize.target=qnn"], 2, "target qnn cannot have"),
+        (["--budget", "bits=3", "--set", "model.task=feature-extraction"], 2, "no class scores"),
+    ],
+)
+def test_what_cannot_be_had(qpipe, options: list[str], code: int, says: str) -> None:
+    found, _, said = qpipe("plan", "RECIPE", *options)
+    assert says in said
+    assert found == code
+
+
+def test_max_drop_finds_the_smallest_file(qpipe) -> None:
+    code, out, _ = qpipe("plan", "RECIPE", "--max-drop", "100", "--json")
+    assert code == 0
+    found = json.loads(out)["allocation"]
+    assert found["amounts"]["bits"] == pytest.approx(2.0)  # everything may be lost
+    assert all(trial["kept"] for trial in found["trials"])
+
+
+def test_a_budget_needs_a_pipeline(home: Path, qpipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    qpipe("plan", "RECIPE", "--out", str(tmp_path))
+    model, table = tmp_path / "float" / "model.onnx", tmp_path / "t.npz"
+    recipe = home / "asks.yaml"
+    recipe.write_text(RECIPE.replace("validate:", "quantize: {budget: {bits: 3}}\nvalidate:"))
+    assert main(["calibrate", str(model), "--data", str(home / "texts.csv"), "--out", str(table)]) == 0
+    quantize = ["quantize", str(model), "--recipe", str(recipe), "--calibration", str(table)]
+    assert main([*quantize, "--out", str(tmp_path / "q.onnx")]) == 2
+    assert "a budget needs the sensitivity" in capsys.readouterr().err
