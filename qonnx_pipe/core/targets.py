@@ -17,8 +17,8 @@ Scores = Mapping[str, npt.NDArray[np.generic]]
 
 
 def class_outputs(outputs: Scores) -> tuple[str, ...]:
-    """Names of the outputs that hold class scores along their last axis, as transformers calls them."""
-    return tuple(name for name in outputs if "logits" in name)
+    """Names of the outputs that hold scores of several classes along their last axis, as transformers calls them."""
+    return tuple(name for name, values in outputs.items() if "logits" in name and values.shape[-1] > 1)
 
 
 def divergence(reference: Scores, scores: Scores, targets: Targets) -> float:

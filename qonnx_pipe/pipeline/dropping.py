@@ -13,7 +13,6 @@ import numpy as np
 
 from qonnx_pipe import tasks
 from qonnx_pipe.core.examples import Batch
-from qonnx_pipe.core.scores import accuracy_drop
 from qonnx_pipe.core.sensitivity import Sensitivity
 from qonnx_pipe.core.verdict import Interval
 from qonnx_pipe.errors import DataError, GateFailed
@@ -109,23 +108,24 @@ class _Judge:
         tokenizer = self.float_model.with_name("tokenizer.json")
         self.batches: Sequence[Batch] = data.batches(work.evaluation, tokenizer, inputs, **sizes, sort=True)
         self.names = id2label(self.float_model)
-        self.labels = self.task.labels(tuple(label for one in self.batches for label in one.labels), self.names)
+        self.labels = self.task.labels(self.batches, self.names)
         if all(label is None for label in self.labels):
             fix = "give labels: --max-drop counts right answers"
             raise DataError("no example has a label", where="data.evaluation", fix=fix)
-        self.exact = self._classes(self.float_model)
+        self.exact = self._answers(self.float_model)
 
     def trial(self, bits: float, allowed: float) -> Trial:
         """What the model that lies in the folder now loses."""
         model = self.folder / "model.onnx"
-        drop = accuracy_drop(self.exact, self._classes(model), self.labels)
+        drop = self.task.measure.drop(self.exact, self._answers(model), self.labels)
         assert drop is not None
-        assert drop.interval is not None
-        return Trial(bits, model.stat().st_size, drop.value, drop.interval, drop.value <= allowed)
+        lost, _ = drop
+        assert lost.interval is not None
+        return Trial(bits, model.stat().st_size, lost.value, lost.interval, lost.value <= allowed)
 
-    def _classes(self, model: Path) -> tuple[str, ...]:
+    def _answers(self, model: Path) -> tuple[str, ...]:
         from qonnx_pipe.runtime.observe import observe
 
         pairs = zip(observe(model, self.batches), self.batches, strict=True)
         rows = np.concatenate([self.task.scored(outputs, batch) for outputs, batch in pairs])
-        return self.task.predicted(rows, self.labels, self.names)
+        return self.task.answered(rows, self.batches, self.labels, self.names)

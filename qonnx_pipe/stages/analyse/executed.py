@@ -76,8 +76,8 @@ def baseline(
     """
     board = make_overridable(model, sites, target)
     outputs = list(_finite(observe(board.path, batches), "the float model"))
-    labels = task.labels(tuple(label for batch in batches for label in batch.labels), names)
-    whole = all(
+    labels = task.labels(batches, names)
+    whole = task.form == "class" and all(
         values.ndim == 2 and len(values) == len(batch)
         for found, batch in zip(outputs, batches, strict=True)
         for name, values in found.items()
