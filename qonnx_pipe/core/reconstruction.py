@@ -13,7 +13,7 @@ from qonnx_pipe.core.encoding import FloatArray
 Doubles = npt.NDArray[np.float64]
 
 TOKENS = 1024
-"""Tokens that are added up at once: what is needed of them in double precision stays small."""
+"""Tokens that are added up at once in single precision; their sums are added up in double."""
 
 LEAST_POWER = 1e-6
 """A token whose target has less than this share of the mean power counts as if it had that."""
@@ -47,11 +47,10 @@ class Reconstruction:
         counts = _relative(targets) if relative else np.ones((len(targets), 1), np.float32)
         for part in _slices(len(inputs)):
             seen, wanted = inputs[part] * counts[part], targets[part] * counts[part]
-            off = (seen @ weight - wanted).astype(np.float64)
-            seen = seen.astype(np.float64)
+            off = seen @ weight - wanted
             gram += seen.T @ seen
             drift += seen.T @ off
-            rest += np.square(off).sum(axis=0)
+            rest += np.square(off, dtype=np.float64).sum(axis=0)
             power += np.square(wanted, dtype=np.float64).sum(axis=0)
         return cls(weight, *(total / len(inputs) for total in (gram, drift, rest, power)))
 

@@ -129,7 +129,7 @@ def round_weights(work: Work) -> Step:
     def build(folder: Path) -> None:
         from qonnx_pipe.stages.calibrate import read_table
         from qonnx_pipe.stages.quantize import fold_stage
-        from qonnx_pipe.stages.round import learned_sites, round_stage, write_rounding
+        from qonnx_pipe.stages.round import learned_sites, round_stage, told_in, write_rounding
 
         table, place = read_table(work.file("calibrate", "calibration.npz")), work.store.workdir(step.key)
         settled = _settled(work, table, folder)
@@ -145,17 +145,14 @@ def round_weights(work: Work) -> Step:
             progress=lambda text: work.listen(Progress("round", "step", text, 1)),
         )
         write_rounding(folder / "rounding.npz", learned)
+        if (told := told_in(settled, learned)) != settled:
+            write_json(folder / "plan.json", told.to_json())
 
     inputs = work.digests("export", FLOAT, *TOKENIZER) | work.digests("plan") | work.digests("calibrate")
     inputs |= work.digests("tune", "plan.json") if "tune" in work.entries else {}
-    inputs |= {"data.calibration": work.calibration.sha256}
-    config = [
-        choice.batch_size,
-        choice.max_length,
-        {name: one.model_dump() for name, one in asked.items()},
-        *_timed_on(work.plan),
-    ]
-    step = Step("round", config, inputs, build)
+    settings = {name: one.model_dump() for name, one in asked.items()}
+    config = [choice.batch_size, choice.max_length, settings, *_timed_on(work.plan)]
+    step = Step("round", config, {**inputs, "data.calibration": work.calibration.sha256}, build)
     return step
 
 

@@ -18,7 +18,7 @@ from qonnx_pipe.core.numerics import dequantize
 from qonnx_pipe.core.plan import PlanEntry, QuantPlan
 from qonnx_pipe.core.rounding import Learned, from_arrays, to_arrays
 from qonnx_pipe.core.sampling import sampled_examples, sampled_tokens
-from qonnx_pipe.core.site import EMBEDDING_TABLES, Site
+from qonnx_pipe.core.site import EMBEDDING_TABLES, Site, Skipped
 from qonnx_pipe.core.spec import Rounding
 from qonnx_pipe.errors import DataError, NumericsError
 from qonnx_pipe.graph import io
@@ -32,6 +32,8 @@ Rounder = Callable[[FloatArray, Encoding, FloatArray, FloatArray], Learned]
 
 TOKENS_AN_EXAMPLE = 64
 """How many of an example's tokens are taken, at most: the more, the fewer examples must run through the model."""
+
+UNSAMPLED = "the inputs of this weight cannot be sampled: rounded to the nearest"
 
 DAMAGE = (BadZipFile, ValueError, KeyError, TypeError, EOFError)
 """What reading a file that holds no learned codes raises."""
@@ -98,6 +100,12 @@ def read_rounding(path: Path) -> dict[str, Learned]:
             return from_arrays({name: stored[name] for name in stored.files})
     except DAMAGE as error:
         raise DataError("no learned codes, or damaged ones", where=str(path), fix=fix) from error
+
+
+def told_in(plan: QuantPlan, learned: Mapping[str, Learned]) -> QuantPlan:
+    """The plan, its `skipped` naming weights whose inputs could not be sampled, and what was amiss with the others'."""
+    notes = {site.id: learned[site.id].note if site.id in learned else UNSAMPLED for site in learned_sites(plan)}
+    return replace(plan, skipped=(*plan.skipped, *(Skipped(site, note) for site, note in notes.items() if note)))
 
 
 def learned_sites(plan: QuantPlan) -> tuple[Site, ...]:

@@ -122,18 +122,17 @@ def test_a_change_recomputes_what_it_concerns(runner: Runner, override: str, rec
     assert runner.run().recomputed == (), "the entries of the first run are still there"
 
 
-ADAROUND = ("quantize.weights.rounding=adaround", "quantize.adaround={iterations: 20, tokens: 100}")
-
-
-def test_learned_rounding_is_a_stage_of_its_own(runner: Runner) -> None:
+@pytest.mark.parametrize(("how", "few"), [("adaround", "iterations: 20, tokens: 100"), ("gptq", "tokens: 100")])
+def test_rounding_by_data_is_a_stage_of_its_own(runner: Runner, how: str, few: str) -> None:
     """Between calibration and quantization, cached like any other, and only where a recipe asks for it."""
-    first = runner.run(*ADAROUND, last="quantize")
+    asks = (f"quantize.weights.rounding={how}", f"quantize.{how}={{{few}}}")
+    first = runner.run(*asks, last="quantize")
     assert first.recomputed[-2:] == ("round", "quantize")
     assert tuple(first.files) == ("export", "plan", "calibrate", "round", "quantize")
     assert [path.name for path in first.files["round"]] == ["rounding.npz"]
     learned = read_rounding(runner.project.out / "rounding.npz")
     plan = json.loads((runner.project.out / "plan.json").read_bytes())
-    asked = {entry["site"] for entry in plan["entries"] if entry["spec"] and entry["spec"]["rounding"] == "adaround"}
+    asked = {entry["site"] for entry in plan["entries"] if entry["spec"] and entry["spec"]["rounding"] == how}
     assert learned.keys() == asked
     stored = {
         value.name: onnx.numpy_helper.to_array(value)
@@ -141,12 +140,12 @@ def test_learned_rounding_is_a_stage_of_its_own(runner: Runner) -> None:
     }
     codes = learned["layer.0/weight[ffn.output]"].codes
     assert any(array.shape == codes.shape and np.array_equal(array, codes) for array in stored.values())
-    assert runner.run(*ADAROUND, last="quantize").recomputed == ()
-    assert runner.run(*ADAROUND, "quantize.adaround.iterations=21", last="quantize").recomputed == ("round", "quantize")
-    assert runner.run(*ADAROUND, "quantize.weights.dtype=int4", last="quantize").recomputed[-2:] == (
-        "round",
-        "quantize",
-    )
+    assert runner.run(*asks, last="quantize").recomputed == ()
+    other = {"adaround": "gptq", "gptq": "adaround"}[how]
+    assert runner.run(*asks, f"quantize.{other}.tokens=99", last="quantize").recomputed == (), "of no concern"
+    assert runner.run(*asks, f"quantize.{how}.tokens=99", last="quantize").recomputed[:1] == ("round",)
+    changed = runner.run(*asks, "quantize.weights.dtype=int4", last="quantize").recomputed
+    assert changed[-2:] == ("round", "quantize")
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Rounding is learned layer by layer, beats nearest rounding where it is measured, resumes, is checked when read."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,15 @@ from qonnx_pipe.recipe import load
 from qonnx_pipe.source import adaround
 from qonnx_pipe.stages.plan import plan_stage
 from qonnx_pipe.stages.quantize import quantize_stage
-from qonnx_pipe.stages.round import Rounder, learned_sites, read_rounding, round_stage, write_rounding
+from qonnx_pipe.stages.round import (
+    UNSAMPLED,
+    Rounder,
+    learned_sites,
+    read_rounding,
+    round_stage,
+    told_in,
+    write_rounding,
+)
 from tests.unit.recipe.texts import PLAIN, written
 
 pytestmark = pytest.mark.export
@@ -139,6 +148,15 @@ def test_inputs_that_are_not_finite_are_told(planned, tmp_path: Path, monkeypatc
     with pytest.raises(NumericsError, match="NaN or infinity") as caught:
         learn(model, plan, tmp_path / "work")
     assert caught.value.where == "layer.0/weight[attention.query]"
+
+
+def test_what_was_amiss_is_told(planned, tmp_path: Path) -> None:
+    _, plan = planned()
+    first, second, third, *rest = (site.id for site in learned_sites(plan))
+    codes = Learned(np.zeros((2, 2), np.int8), 0.0, 0.0, 0.0, 0.0)
+    learned = dict.fromkeys([first, *rest], codes) | {second: replace(codes, note="3 inputs are always 0")}
+    told = told_in(plan, learned).skipped[len(plan.skipped) :]
+    assert [(skip.site, skip.reason) for skip in told] == [(second, "3 inputs are always 0"), (third, UNSAMPLED)]
 
 
 def test_only_what_the_recipe_asks_for_is_learned(planned, tmp_path: Path) -> None:
