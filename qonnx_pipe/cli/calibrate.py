@@ -79,8 +79,15 @@ def command(
     from qonnx_pipe.stages.plan import sites_of
 
     sites = sites_of(model)
-    chosen = {"split": split, "samples": samples, "seed": seed, "form": tasks.find(task).form}
-    examples = data_room.load(data, **chosen, text_column=text_column, pair_column=pair_column)
+    examples = data_room.load(
+        data,
+        split=split,
+        samples=samples,
+        seed=seed,
+        form=tasks.find(task).form,
+        text_column=text_column,
+        pair_column=pair_column,
+    )
     batches = data_room.batches(
         examples,
         tokenizer or model.with_name("tokenizer.json"),

@@ -158,8 +158,15 @@ def _batches(
     from qonnx_pipe.graph.summary import summarise
 
     ports, form = summarise(reference).inputs, tasks.find(task).form
-    columns = {"text_column": text_column, "label_column": label_column, "pair_column": pair_column}
-    examples = data_room.load(data, split=split, samples=samples, form=form, **columns)
+    examples = data_room.load(
+        data,
+        split=split,
+        samples=samples,
+        form=form,
+        text_column=text_column,
+        label_column=label_column,
+        pair_column=pair_column,
+    )
     beside = [path.with_name("tokenizer.json") for path in (reference, model)]
     return data_room.batches(
         examples,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from markupsafe import Markup
 
@@ -144,7 +145,7 @@ def _metrics(
             label,
             svg.interval(axis, metric.value, metric.interval, kind=model, zero=zero, limit=limit),
             wording.metric(metric.value, metric.unit),
-            wording.between(metric.interval, lambda end, unit=metric.unit: wording.metric(end, unit)),
+            wording.between(metric.interval, partial(wording.metric, unit=metric.unit)),
         )
         for label, model, metric in rows
     ]
