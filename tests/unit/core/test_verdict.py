@@ -9,7 +9,7 @@ from qonnx_pipe.core.gates import judge
 from qonnx_pipe.core.kernels import Kernel, Kernels
 from qonnx_pipe.core.partition import Fallback, Partition
 from qonnx_pipe.core.site import Skipped
-from qonnx_pipe.core.verdict import Fidelity, Gate, Latency, Metric, Result, Size, SizeParts, Verdict
+from qonnx_pipe.core.verdict import ClassDrop, Fidelity, Gate, Latency, Metric, Result, Size, SizeParts, Verdict
 from qonnx_pipe.errors import UsageError
 
 KERNELS = Kernels(
@@ -31,6 +31,7 @@ QUANTIZED = Result(
     ),
     kernels=KERNELS,
     partition=Partition(20, 2, (Fallback("Attention", "CPUExecutionProvider", 6),)),
+    class_drops=(ClassDrop("tech", 0.02, (0.01, 0.03), 90), ClassDrop("sport", 0.0, (-0.01, 0.01), 80)),
 )
 SIZE = Size(400, 100, SizeParts(60, 20, 5, 15), 70)
 VERDICT = Verdict((Gate("speedup", 2.0, 2.4, True),), SIZE, (FLOAT, QUANTIZED), (Skipped("site", "why"),), {"cores": 2})
@@ -59,6 +60,9 @@ def test_json_has_the_shape_that_interface_md_promises():
     assert quantized["kernels"]["matmul_int8"] == 1
     assert quantized["kernels"]["float"] == [{"node": "m1", "reason": "activation not quantized"}]
     assert data["skipped"] == [{"site": "site", "reason": "why"}]
+    assert quantized["class_drops"][0] == {"name": "tech", "drop": 0.02, "interval": (0.01, 0.03), "n": 90}
+    assert "also" not in quantized["accuracy"]
+    assert Metric("spearman", 0.8, "correlation", 9, also={"pearson": 0.7}).to_json()["also"] == {"pearson": 0.7}
 
 
 def test_a_verdict_survives_the_file():
@@ -72,6 +76,8 @@ def test_a_verdict_of_an_older_version_is_read():
     data = json.loads(json.dumps(VERDICT.to_json()))
     for key in ("throughput", "cold_start_s"):
         del data["results"][1]["latency"][0][key]
+    del data["results"][1]["class_drops"]
+    assert Verdict.from_json(data).results[1].class_drops == ()
     latency = Verdict.from_json(data).results[1].latency[0]
     assert (latency.throughput, latency.cold_start_s, latency.p50_ms) == (None, None, 4.1)
 

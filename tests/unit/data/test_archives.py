@@ -64,6 +64,15 @@ def test_it_is_fetched_once(registry: Registry) -> None:
     assert registry.asked == 2, "another version is another archive"
 
 
+def test_an_archive_inside_an_archive_is_a_folder(registry: Registry, tmp_path: Path) -> None:
+    inner = pack(tmp_path / "inner.tgz", {"b.txt": b"three", "c.txt": b"four"}, top="inner-1.0")
+    registry.serve({"more/inner.tar.gz": inner.read_bytes(), "a.txt": b"one"})
+    assert load("npm:toy@1.0.0/more/inner/b.txt").items[0].text == "three"
+    archive_path("npm:toy@1.0.0/more/inner/c.txt").write_text("changed")
+    assert load("npm:toy@1.0.0/more/inner/c.txt").items[0].text == "four"
+    assert registry.asked == 2
+
+
 def test_a_source_distribution(registry: Registry) -> None:
     registry.serve({"corpora/a&b.csv": b"text,label\nx,1\n"}, top="toy-2.0")
     assert load("sdist:toy==2.0/corpora/a&b.csv").labels == ("1",)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from qonnx_pipe.core.examples import Batch
+from qonnx_pipe.core.examples import Batch, Reading
 from qonnx_pipe.core.port import Port
 from qonnx_pipe.errors import ModelError
-from qonnx_pipe.runtime.shapes import from_batches, made_up
+from qonnx_pipe.runtime.shapes import from_batches, made_up, of_shape
 
 BATCH = Batch(
     {
@@ -51,3 +51,11 @@ def test_made_up_inputs_fit_the_ports():
 def test_types_that_are_no_numbers_are_refused():
     with pytest.raises(ModelError, match="'text' of type string"):
         made_up([Port("text", "string", ("batch",))], 1, 1)
+
+
+def test_readings_go_with_their_rows_into_another_shape():
+    readings = tuple(Reading(n, "a b", np.array([1]), np.array([[0, 1]])) for n in range(2))
+    labelled = Batch(BATCH.inputs, ("X Y", "Z Z"), readings)
+    assert [one.readings for one in of_shape([labelled], 1, 6)] == [readings[:1], readings[1:]]
+    (whole,) = of_shape([labelled], 3, 6)
+    assert (whole.readings, len(whole), len(whole.inputs["input_ids"])) == (readings, 2, 3)
