@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     "budgets",
     multiple=True,
     metavar="NAME=AMOUNT",
-    help="Share bits out by sensitivity within bits=2.5 (a weight, on average), size=30MB (the file) or latency=5ms "
-    "([1, 128] on the target). May stand more than once.",
+    help="Share bits out by sensitivity within bits=2.5 (a weight, on average) or size=30MB (the file); both may stand.",
 )
 @click.option("--strategy", type=click.Choice(["exact", "greedy", "qbert"]), help="How a budget is shared out.")
 @click.option(
@@ -107,8 +106,8 @@ def _asked(budgets: tuple[str, ...], strategy: str | None, max_drop: float | Non
     found = []
     for text in budgets:
         name, equals, amount = text.partition("=")
-        if name not in ("bits", "size", "latency") or not equals:
-            raise UsageError(f"--budget {text}: no such budget", fix="bits=2.5, size=30MB or latency=5ms")
+        if name not in ("bits", "size") or not equals:
+            raise UsageError(f"--budget {text}: no such budget", fix="bits=2.5 or size=30MB")
         found.append(f"quantize.budget.{name}={amount}")
     if max_drop is not None and not budgets:
         found.append("quantize.budget.bits=8")

@@ -70,5 +70,4 @@ def _front(shared: Shared) -> Table:
 
 def _amounts(point: Point) -> str:
     found = point.amounts
-    time = f", {found['latency']:.2f} ms" if "latency" in found else ""
-    return f"{found['bits']:.2f} bits a weight, {found['size'] / 1e6:.2f} MB{time}, expected loss {point.cost:.3g}"
+    return f"{found['bits']:.2f} bits a weight, {found['size'] / 1e6:.2f} MB, expected loss {point.cost:.3g}"

@@ -11,6 +11,9 @@ from pathlib import Path
 ANALYSIS = Path("analysis") / "leave-one-out.json"
 """Where `qpipe analyse leave-one-out` puts its result in the run directory of its recipe."""
 
+SENSITIVITY = "sensitivity.json"
+"""What the sensitivity stage leaves in a run directory, and `qpipe analyse sensitivity` beside ANALYSIS."""
+
 
 def sha256_file(path: Path) -> str:
     """SHA-256 over the bytes of a file, hex."""

@@ -90,8 +90,7 @@ class Matrix:
     """One weight or table at the bits it may get.
 
     `elements` values take `bytes` in the file, scales included; `errors` are ‖Δ‖². `costs`: estimator → bits → nats.
-    `spread`: standard error of a `trace`, standard deviation of λ for `omega`. By bits: `changes`, where measured;
-    `milliseconds` of its MatMul on the target, where timed.
+    `spread`: standard error of a `trace`, standard deviation of λ for `omega`. `changes`: by bits, where measured.
     """
 
     site: str
@@ -102,7 +101,6 @@ class Matrix:
     costs: Mapping[Estimator, Mapping[Bits, float]] = field(default_factory=dict)
     spread: Mapping[Estimator, float] = field(default_factory=dict)
     changes: Mapping[Bits, Change] = field(default_factory=dict)
-    milliseconds: Mapping[Bits, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ class Sensitivity:
     """The content of `sensitivity.json`.
 
     `labels`: "data", or "model" where the float model's own predictions stood in for labels. `rest_bytes`: what the
-    file holds beside the matrices, as the recipe says; `rest_milliseconds` likewise.
+    file holds beside the matrices, as the recipe says.
     """
 
     examples: int
@@ -134,7 +132,6 @@ class Sensitivity:
     layers: tuple[Curvature, ...] = ()
     blocks: tuple[Curvature, ...] = ()
     slices: tuple[Slice, ...] = ()
-    rest_milliseconds: float | None = None
 
     @property
     def bits(self) -> tuple[Bits, ...]:
@@ -194,7 +191,6 @@ class Sensitivity:
             tuple(_curvature(one) for one in data["layers"]),
             tuple(_curvature(one) for one in data["blocks"]),
             slices,
-            data["rest_milliseconds"],
         )
 
 
@@ -231,7 +227,6 @@ def _matrix_to_json(matrix: Matrix) -> dict[str, object]:
         "costs": {name: _texts(costs) for name, costs in matrix.costs.items()},
         "spread": dict(matrix.spread),
         "changes": {str(bits): asdict(change) for bits, change in matrix.changes.items()},
-        "milliseconds": _texts(matrix.milliseconds),
     }
 
 
@@ -245,7 +240,6 @@ def _matrix_from_json(data: Mapping[str, Any]) -> Matrix:
         {name: _numbers(costs) for name, costs in data["costs"].items()},
         dict(data["spread"]),
         {bits: Change(**change) for bits, change in _numbers(data["changes"]).items()},
-        _numbers(data["milliseconds"]),
     )
 
 

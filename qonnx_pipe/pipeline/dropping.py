@@ -89,7 +89,7 @@ def bisect(count: int, passes: Callable[[int], bool]) -> int | None:
 def _limited(recipe: Recipe, size: int) -> Recipe:
     """The recipe with a budget of so many bytes alone."""
     assert recipe.quantize.budget is not None
-    budget = recipe.quantize.budget.model_copy(update={"bits": None, "latency": None, "size": f"{size}B"})
+    budget = recipe.quantize.budget.model_copy(update={"bits": None, "size": f"{size}B"})
     return recipe.model_copy(update={"quantize": recipe.quantize.model_copy(update={"budget": budget})})
 
 

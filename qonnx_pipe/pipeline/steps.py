@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from qonnx_pipe import __version__
-from qonnx_pipe.core.artifact import ANALYSIS, sha256_file, sha256_json
+from qonnx_pipe.core.artifact import ANALYSIS, SENSITIVITY, sha256_file, sha256_json
 from qonnx_pipe.core.baseline import against
 from qonnx_pipe.core.changes import changes
 from qonnx_pipe.core.examples import Batch
@@ -56,9 +56,12 @@ def plan(work: Work) -> Step:
     """Float model and rules → what every site becomes."""
 
     def build(folder: Path) -> None:
-        from qonnx_pipe.stages.plan import plan_stage
+        from qonnx_pipe.stages.plan import doubts, plan_stage
 
-        write_json(folder / "plan.json", plan_stage(work.recipe, work.float_model, work.widths).to_json())
+        made = plan_stage(work.recipe, work.float_model, work.widths)
+        for doubt in doubts(made):
+            work.listen(Progress("plan", "warning", doubt))
+        write_json(folder / "plan.json", made.to_json())
 
     config = work.recipe.quantize.model_dump(mode="json", exclude={"adaround", "gptq", "tune"})
     inputs = work.digests("export", FLOAT)
@@ -269,8 +272,9 @@ def report(work: Work) -> Step:
         write_report(work.out, folder / "report.html")
 
     inputs = {name: digest for stage in work.entries for name, digest in work.digests(stage).items()}
-    if (work.out / ANALYSIS).is_file():
-        inputs |= {str(ANALYSIS): sha256_file(work.out / ANALYSIS)}
+    for analysis in (ANALYSIS, ANALYSIS.with_name(SENSITIVITY)):
+        if (work.out / analysis).is_file():
+            inputs |= {str(analysis): sha256_file(work.out / analysis)}
     return Step("report", work.recipe.name, inputs, build)
 
 

@@ -10,32 +10,25 @@ from pydantic import BeforeValidator, Field, model_validator
 from qonnx_pipe.core.sensitivity import Estimator
 from qonnx_pipe.recipe.strict import Strict, mistake
 
-_UNITS = {"size": {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9}, "latency": {"us": 1e-3, "ms": 1.0, "s": 1e3}}
-"""Bytes and milliseconds."""
+_UNITS = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9}
 
-_AMOUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*")
-
-
-def amount(kind: Literal["size", "latency"], text: str) -> float:
-    """Bytes of a "30MB", milliseconds of a "5ms"; ValueError for anything else."""
-    found = _AMOUNT.fullmatch(text)
-    if found is None or found[2] not in _UNITS[kind] or float(found[1]) <= 0:
-        raise ValueError(f"{text!r} is no {kind}")
-    return float(found[1]) * _UNITS[kind][found[2]]
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*")
 
 
-def _checked(kind: Literal["size", "latency"]) -> BeforeValidator:
-    example = {"size": "30MB", "latency": "5ms"}[kind]
+def parsed_size(text: str) -> float:
+    """Bytes of a "30MB"; ValueError for anything else."""
+    found = _SIZE.fullmatch(text)
+    if found is None or found[2] not in _UNITS or float(found[1]) <= 0:
+        raise ValueError(f"{text!r} is no size")
+    return float(found[1]) * _UNITS[found[2]]
 
-    def check(value: object) -> object:
-        try:
-            amount(kind, str(value))
-        except ValueError:
-            what, fix = "{value} is no " + kind, f"a number with its unit, such as {example}"
-            raise mistake(what, fix=fix, value=repr(value)) from None
-        return value
 
-    return BeforeValidator(check, json_schema_input_type=str)
+def _size(value: object) -> object:
+    try:
+        parsed_size(str(value))
+    except ValueError:
+        raise mistake("{value} is no size", fix="a number with its unit, such as 30MB", value=repr(value)) from None
+    return value
 
 
 Width = Literal[2, 3, 4, 6, 8]
@@ -51,11 +44,8 @@ class Budget(Strict):
     bits: Annotated[float, Field(gt=0, le=8)] | None = Field(
         default=None, description="Most bits a weight, on average over the weights that are shared out."
     )
-    size: Annotated[str, _checked("size")] | None = Field(
+    size: Annotated[str, BeforeValidator(_size, json_schema_input_type=str)] | None = Field(
         default=None, description="Most bytes of the whole file, such as 30MB (MB: a million)."
-    )
-    latency: Annotated[str, _checked("latency")] | None = Field(
-        default=None, description="Most time of a run of [1, 128], such as 5ms, by layers timed on the target."
     )
     choices: Annotated[tuple[Width, ...], Field(min_length=1)] = Field(
         default=(2, 3, 4, 8), description="Bits that a weight of the encoder may have."
@@ -76,7 +66,7 @@ class Budget(Strict):
     @model_validator(mode="after")
     def _limits_something(self) -> Self:
         if not self.limits:
-            raise mistake("a budget without a limit", fix="give bits, size or latency")
+            raise mistake("a budget without a limit", fix="give bits or size")
         if self.strategy == "qbert" and (len(set(self.choices)) != 2 or self.embeddings):
             fix = "choices: [2, 3] and no embeddings, or strategy: exact"
             raise mistake("Q-BERT's rule chooses between two widths of encoder weights", key="strategy", fix=fix)
@@ -84,10 +74,8 @@ class Budget(Strict):
 
     @property
     def limits(self) -> dict[str, float]:
-        """Mean bits, bytes of the file, milliseconds: those that are limited."""
-        found = {"bits": self.bits}
-        found |= {"size": amount("size", self.size) if self.size else None}
-        found |= {"latency": amount("latency", self.latency) if self.latency else None}
+        """Mean bits, bytes of the file: those that are limited."""
+        found = {"bits": self.bits, "size": parsed_size(self.size) if self.size else None}
         return {name: limit for name, limit in found.items() if limit is not None}
 
     @property

@@ -15,9 +15,6 @@ from qonnx_pipe.recipe.budget import Budget
 POINTS = 24
 """Budgets along the front."""
 
-UNITS = {"bits": (1.0, "{:.3g}"), "size": (1e6, "{:.2f}MB"), "latency": (1.0, "{:.2f}ms")}
-"""How the amounts of a budget are written on the command line."""
-
 
 def allocate(found: Sensitivity, budget: Budget) -> Allocation:
     """Bits by site that keep the limits of `budget`, by its strategy.
@@ -26,8 +23,6 @@ def allocate(found: Sensitivity, budget: Budget) -> Allocation:
     """
     items, fixed = items_of(found, budget), _fixed(found)
     limits = {name: _total(found, name, limit) - fixed[name] for name, limit in budget.limits.items()}
-    if "latency" in limits and found.rest_milliseconds is None:
-        raise UsageError("no layer was timed", where="quantize.budget.latency", fix="limit bits or size")
     try:
         return STRATEGIES[budget.strategy](items, limits)
     except Unmet as unmet:
@@ -43,7 +38,7 @@ def allocate(found: Sensitivity, budget: Budget) -> Allocation:
 
 @dataclass(frozen=True)
 class Point:
-    """One allocation: bits by site, expected loss in nats, and amounts: mean bits, bytes of the file, milliseconds."""
+    """One allocation: bits by site, expected loss in nats, and amounts: mean bits, bytes of the file."""
 
     bits: Mapping[str, int]
     cost: float
@@ -85,10 +80,11 @@ def _point(found: Sensitivity, allocation: Allocation) -> Point:
 
 
 def written(name: str, amount: float, *, up: bool = False) -> str:
-    """An amount as a budget has it: 2.5, 30.00MB, 5.00ms; rounded upwards where it must be enough."""
-    unit, text = UNITS[name]
-    scaled = amount / unit
-    return text.format(math.ceil(scaled * 100 - 1e-6) / 100 if up else scaled)
+    """An amount as a budget has it: 2.5, 30.00MB; rounded upwards where it must be enough."""
+    units = {"bits": [(1.0, "")], "size": [(1e6, "MB"), (1e3, "kB")]}[name]
+    size, unit = next((one for one in units if amount >= one[0]), units[-1])
+    shown = math.ceil(amount / size * 100 - 1e-6) / 100 if up else amount / size
+    return f"{shown:.2f}{unit}"
 
 
 def rules(found: Sensitivity, bits: Mapping[str, int], *, signed: bool = True) -> str:
@@ -130,7 +126,7 @@ def _item(matrix: Matrix, budget: Budget, omegas: Mapping[str, float]) -> Item:
     else:
         costs = _costs(matrix, budget.estimator)
     options = tuple(
-        Option(bits, costs[bits], {"bits": float(bits * matrix.elements), "size": float(size), **_time(matrix, bits)})
+        Option(bits, costs[bits], {"bits": float(bits * matrix.elements), "size": float(size)})
         for bits, size in matrix.bytes.items()
     )
     return Item(matrix.site, options, matrix.layer, rank)
@@ -142,13 +138,9 @@ def _costs(matrix: Matrix, estimator: Estimator) -> Mapping[int, float]:
     return matrix.costs[estimator]
 
 
-def _time(matrix: Matrix, bits: int) -> dict[str, float]:
-    return {"latency": matrix.milliseconds[bits]} if bits in matrix.milliseconds else {}
-
-
 def _fixed(found: Sensitivity) -> dict[str, float]:
     """What is used whatever the choice."""
-    return {"bits": 0.0, "size": float(found.rest_bytes), "latency": found.rest_milliseconds or 0.0}
+    return {"bits": 0.0, "size": float(found.rest_bytes)}
 
 
 def _total(found: Sensitivity, name: str, limit: float) -> float:

@@ -25,6 +25,9 @@ from qonnx_pipe.recipe.quantize import Quantize
 WIDTH = 8
 """Bits of the integers that TensorRT multiplies."""
 
+NARROW = 2
+"""Bits at which a head is warned of."""
+
 LATER = "auto: resolved after calibration"
 """The reason of an entry whose form measured time and error will choose."""
 
@@ -104,6 +107,15 @@ def candidates(recipe: Recipe, model: Path, budget: Budget) -> Candidates:
     chosen = {site.id for site in specs}
     last = plans[max(plans)]
     return Candidates(specs, tuple(one for one in last.entries if one.site.is_weight and one.site.id not in chosen))
+
+
+def doubts(plan: QuantPlan) -> tuple[str, ...]:
+    """What a plan does as it was told, and should not: a head at two bits."""
+    return tuple(
+        f"{entry.site.id}: {entry.spec.dtype.bits} bits in the head ({entry.rule}) cost answers and save little"
+        for entry in plan.quantized
+        if entry.spec is not None and entry.site.owner is Role.HEAD and entry.spec.dtype.bits <= NARROW
+    )
 
 
 def _refusal(recipe: Recipe, bits: int | None, possible: Set[int], reason: str) -> Problem:

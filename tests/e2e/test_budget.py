@@ -115,7 +115,7 @@ def test_q_berts_rule_in_a_recipe(qpipe, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "says"),
     [
-        (["--budget", "bits=1.5"], 1, "the nearest that can: bits=2"),
+        (["--budget", "bits=1.5"], 1, "the nearest that can: bits=2.00"),
         (["--budget", "size=1kB"], 1, "the nearest that can: size="),
         (["--budget", "weight=3"], 2, "no such budget"),
         (["--budget", "size=30"], 2, "30 is no size"),

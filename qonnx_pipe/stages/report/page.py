@@ -5,9 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from qonnx_pipe.charts import page
+from qonnx_pipe.charts import sensitivity as weights
 from qonnx_pipe.core.artifact import Manifest
 from qonnx_pipe.core.files import write_atomic
-from qonnx_pipe.stages.report import charts, decisions, distributions, kernels, layers, pareto, ranges, tuning
+from qonnx_pipe.stages.report import (
+    charts,
+    decisions,
+    distributions,
+    kernels,
+    layers,
+    pareto,
+    ranges,
+    sensitivity,
+    tuning,
+)
 from qonnx_pipe.stages.report.distributions import Distribution
 from qonnx_pipe.stages.report.run import Run, read_run
 
@@ -34,6 +45,10 @@ def _render(run: Run) -> str:
         providers=charts.by_provider(run.verdict) if run.verdict else (),
         size=charts.size(run.verdict.size) if run.verdict else None,
         maps=kernels.maps(run.verdict, run.plan) if run.verdict else (),
+        allocation=sensitivity.allocation(run.plan) if run.plan else None,
+        weights=weights.charts(run.weights) if run.weights else (),
+        slices=weights.slices(run.weights) if run.weights else (),
+        loss_levels=weights.LEVELS,
         decisions=decisions.summarise(run.plan) if run.plan else None,
         encodings=decisions.encoded(run.encodings, run.plan),
         tradeoff=pareto.pareto([(run.name, run.verdict)]) if run.verdict else None,

@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from qonnx_pipe.charts.rows import Chart
-from qonnx_pipe.core.artifact import ANALYSIS, Artifact, Manifest
+from qonnx_pipe.core.artifact import ANALYSIS, SENSITIVITY, Artifact, Manifest
 from qonnx_pipe.core.changes import Change, changes
 from qonnx_pipe.core.encoding import Encoding
 from qonnx_pipe.core.layers import Layers
 from qonnx_pipe.core.plan import QuantPlan
+from qonnx_pipe.core.sensitivity import Sensitivity
 from qonnx_pipe.core.statistics import CalibrationTable, Provenance
 from qonnx_pipe.core.tuning import Tuning
 from qonnx_pipe.core.verdict import Verdict
@@ -59,6 +60,7 @@ class Run:
     changes: Mapping[str, Change] = field(default_factory=dict)
     layers: Layers | None = None
     sensitivity: Chart | None = None
+    weights: Sensitivity | None = None
     tuning: Tuning | None = None
 
 
@@ -73,6 +75,7 @@ def read_run(folder: Path) -> Run:
         changes=_read(folder / ENCODINGS, lambda path: changes(_json(path))) or {},
         layers=_read(folder / "layers.json", lambda path: Layers.from_json(_json(path))),
         sensitivity=_read(folder / ANALYSIS, lambda path: sensitivity.chart(_json(path))),
+        weights=_weights(folder, manifest),
         manifest=manifest,
         export=_read(folder / "float" / "export.json", _export),
         calibration=_read(folder / "calibration.npz", _calibration),
@@ -87,6 +90,17 @@ def read_run(folder: Path) -> Run:
 def _is_of(manifest: Manifest | None, name: str) -> bool:
     """Whether a file that only some runs leave is of this run, and not of one that had the folder before."""
     return manifest is None or any(artifact.path == name for artifact in manifest.artifacts)
+
+
+def _weights(folder: Path, manifest: Manifest | None) -> Sensitivity | None:
+    """What is known of the weights: of an analysis, which has all, or of the run's own stage."""
+    own = [folder / SENSITIVITY] if _is_of(manifest, SENSITIVITY) else []
+    found = (_read(path, _sensitivity) for path in (folder / ANALYSIS.with_name(SENSITIVITY), *own))
+    return next((one for one in found if one is not None), None)
+
+
+def _sensitivity(path: Path) -> Sensitivity:
+    return Sensitivity.from_json(_json(path))
 
 
 def _read(path: Path, load: Callable[[Path], Value]) -> Value | None:

@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from qonnx_pipe.charts import svg, wording
 from qonnx_pipe.charts.rows import Chart, Row
 from qonnx_pipe.charts.svg import Axis
+from qonnx_pipe.core.plan import QuantPlan
+
+BUDGET = "budget"
+"""What a plan says of a site whose bits the budget decided."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Bits that a budget gave: a row a layer or table, a column a kind of weight; None where there is no such."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[int | None, ...]], ...]
+
+
+def allocation(plan: QuantPlan) -> Grid | None:
+    """The sites whose bits the budget decided; None without any."""
+    cells: dict[str, dict[str, int]] = {}
+    for entry in plan.quantized:
+        if entry.rule == BUDGET and entry.spec is not None:
+            layer = f"layer {entry.site.layer}" if entry.site.layer is not None else str(entry.site.role)
+            cells.setdefault(layer, {})[str(entry.site.owner or "table")] = entry.spec.dtype.bits
+    columns = tuple(dict.fromkeys(name for row in cells.values() for name in row))
+    rows = tuple((name, tuple(row.get(column) for column in columns)) for name, row in cells.items())
+    return Grid(columns, rows) if rows else None
 
 
 def chart(found: Mapping[str, Any]) -> Chart:
