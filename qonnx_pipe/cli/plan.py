@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     "budgets",
     multiple=True,
     metavar="NAME=AMOUNT",
-    help="Share bits out by sensitivity within bits=2.5 (a weight, on average) or size=30MB (the file); both may stand.",
+    help="Share bits out by sensitivity within bits=2.5 (a weight, on average) or size=30MB (the file), or both.",
 )
 @click.option("--strategy", type=click.Choice(["exact", "greedy", "qbert"]), help="How a budget is shared out.")
 @click.option(

@@ -12,7 +12,7 @@ from qonnx_pipe.core.plan import PlanEntry, QuantPlan
 from qonnx_pipe.core.site import EMBEDDING_TABLES
 from qonnx_pipe.errors import ModelError, NumericsError, RecipeError
 from qonnx_pipe.recipe import load
-from qonnx_pipe.stages.plan import plan_stage, sites_of
+from qonnx_pipe.stages.plan import doubts, plan_stage, sites_of
 from tests.unit.recipe.texts import PLAIN, written
 from tests.zoo import graphs
 
@@ -22,9 +22,9 @@ RULE = "  rules:\n    - match: {match}\n      {change}\n"
 
 @pytest.fixture
 def planned(tmp_path: Path, exported: Callable[..., Path]) -> Callable[..., QuantPlan]:
-    def of(quantize: str = "", family: str = "bert") -> QuantPlan:
+    def of(quantize: str = "", family: str = "bert", task: str | None = None) -> QuantPlan:
         text = PLAIN + (f"quantize:\n{quantize}" if quantize else "")
-        return plan_stage(load(written(tmp_path, text)), exported(family))
+        return plan_stage(load(written(tmp_path, text)), exported(family, task))
 
     return of
 
@@ -245,3 +245,11 @@ def test_weights_with_nan_are_refused_by_name(exported, tmp_path: Path) -> None:
     with pytest.raises(NumericsError) as caught:
         sites_of(tmp_path / "broken.onnx")
     assert weight.name in caught.value.what
+
+
+def test_a_head_at_two_bits_is_doubted(planned) -> None:
+    narrow = rule("{role: weight}", "weights: {dtype: int2}")
+    exported_head = planned(narrow, "bert", "text-classification")
+    (doubt,) = doubts(exported_head)
+    assert "2 bits in the head (rules[0])" in doubt
+    assert doubts(planned(rule("{role: weight}", "weights: {dtype: int4}"), "bert", "text-classification")) == ()

@@ -14,6 +14,7 @@ from qonnx_pipe.core.files import write_json
 from qonnx_pipe.errors import DataError
 from qonnx_pipe.stages.report import write_report
 from tests.zoo.runs import FLOAT_REASON, LIMITS, Sizes, digest, make_run
+from tests.zoo.sensitivities import invented
 
 SMALL = Sizes(layers=2, width=48, inner=96)
 FILES = (
@@ -434,3 +435,25 @@ def test_the_command_tells_what_is_no_run(tmp_path, capsys):
     assert main(["report", str(tmp_path / "gone")]) == 3
     assert "this is no run directory" in capsys.readouterr().err
     assert not (tmp_path / "gone").exists()
+
+
+def test_weights_estimators_and_the_loss_around_a_layer(run) -> None:
+    found = invented()
+    write_json(run / "analysis" / "sensitivity.json", found.to_json())
+    page = Page(page_of(run))
+    assert "layer 3 Ω 5" in page.text  # eigenvalues 4 and 5: mean 4.5, spread 0.5
+    assert "fisher +1.00" in page.text
+    assert "The loss around a layer" in page.text
+    dearest = max(found.matrices, key=lambda one: one.changes[2].divergence)
+    assert dearest.site in page.text
+
+
+def test_bits_of_a_budget(run) -> None:
+    plan = json.loads((run / "plan.json").read_text())
+    for entry in plan["entries"]:
+        if entry["role"] == "weight":
+            entry["spec"]["dtype"], entry["rule"] = ("int3" if entry["layer"] else "int2"), "budget"
+    write_json(run / "plan.json", plan)
+    page = Page(page_of(run))
+    assert "Bits that the budget gave" in page.text
+    assert "layer 0 2 2 2 2 2 2 layer 1 3 3 3 3 3 3" in page.text
