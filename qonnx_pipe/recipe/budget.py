@@ -59,7 +59,7 @@ class Budget(Strict):
         "first. qbert: of two choices, the layers with the largest curvature get more bits (Shen et al. 2019).",
     )
     estimator: Estimator = Field(
-        default="fisher",
+        default="taylor",
         description="What tells the expected loss, for exact and greedy; `qpipe analyse sensitivity` compares them.",
     )
 

@@ -31,7 +31,7 @@ def _matrix(site: str, layer: int, cost: float) -> Matrix:
         ELEMENTS,
         {2: 270, 3: 395},
         {2: 4.0, 3: 1.0},
-        {"measured": costs, "fisher": {bits: value * 2 for bits, value in costs.items()}},
+        {"measured": costs, "taylor": {bits: value * 2 for bits, value in costs.items()}},
         {},
         {bits: Change(value, value / 2, 20.0 - value) for bits, value in costs.items()},
     )

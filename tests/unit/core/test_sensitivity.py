@@ -35,9 +35,9 @@ def test_there_and_back() -> None:
     written = json.loads(json.dumps(found.to_json()))
     assert type(found).from_json(written) == found
     assert written["layers"][0]["omega"] == found.layers[0].omega
-    assert set(written["correlations"]) == {"fisher"}
+    assert set(written["correlations"]) == {"taylor"}
 
 
 def test_correlations_are_taken_over_what_was_measured() -> None:
     """Costs of the invented matrices rise with the measured change."""
-    assert invented().correlations == {"fisher": {2: pytest.approx(1.0), 3: pytest.approx(1.0)}}
+    assert invented().correlations == {"taylor": {2: pytest.approx(1.0), 3: pytest.approx(1.0)}}

@@ -14,7 +14,7 @@ def test_mean_bits() -> None:
     chosen = share_out(found, Budget(bits=2.5), signed=True).chosen
     assert chosen.amounts["bits"] == 2.5
     assert sorted(site for site, bits in chosen.bits.items() if bits == 3) == sorted(
-        one.site for one in sorted(found.matrices, key=lambda one: one.costs["fisher"][3] - one.costs["fisher"][2])[:4]
+        one.site for one in sorted(found.matrices, key=lambda one: one.costs["taylor"][3] - one.costs["taylor"][2])[:4]
     )
 
 

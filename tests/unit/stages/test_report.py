@@ -442,7 +442,7 @@ def test_weights_estimators_and_the_loss_around_a_layer(run) -> None:
     write_json(run / "analysis" / "sensitivity.json", found.to_json())
     page = Page(page_of(run))
     assert "layer 3 Ω 5" in page.text  # eigenvalues 4 and 5: mean 4.5, spread 0.5
-    assert "fisher +1.00" in page.text
+    assert "taylor +1.00" in page.text
     assert "The loss around a layer" in page.text
     dearest = max(found.matrices, key=lambda one: one.changes[2].divergence)
     assert dearest.site in page.text
