@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -130,6 +130,8 @@ class _Stream:
     ) -> dict[str, FloatArray]:
         """Compute the tensors `ahead`, with some weights; tokens [n, d] of each site, the same ones at every call."""
         new = [name for name in ahead if name not in self.known]
+        if not (new or sites):
+            return {}
         cut = sample(self.model, weights, sites, self.folder / "cut.onnx", start=self.known, passed_on=new)
         rows: dict[str, list[FloatArray]] = {site: [] for site in cut.outputs}
         for number, row in enumerate(observe(cut.path, self._fed(cut.tokens))):
@@ -170,6 +172,7 @@ class _Work:
     loaded: io.Model
     rounders: Mapping[Rounding, Rounder]
     learned: dict[str, Learned]
+    encodings: dict[str, Encoding] = field(default_factory=dict)
 
     def learn(self, entry: PlanEntry, now: Sequence[FloatArray | None], exact: Sequence[FloatArray | None]) -> None:
         """Codes of one weight, from the tokens of all that it reads; none where these are not its inputs."""
@@ -182,16 +185,21 @@ class _Work:
         if not (np.all(np.isfinite(inputs)) and np.all(np.isfinite(true))):
             what = "the inputs of this layer hold NaN or infinity on the calibration examples"
             raise NumericsError(what, where=entry.site.id, fix="look at the data, or give the weight rounding: nearest")
-        encoding = encode_weight(weight, entry.spec, site=entry.site.id)
         rounder = self.rounders[entry.spec.rounding]
-        self.learned[entry.site.id] = rounder(weight, encoding, inputs, true @ weight)
+        self.learned[entry.site.id] = rounder(weight, self._encoding(entry), inputs, true @ weight)
 
     def quantized(self, entry: PlanEntry) -> FloatArray:
         """The weight or table as its codes say, learned or nearest."""
+        encoding, learned = self._encoding(entry), self.learned.get(entry.site.id)
+        codes = quantize_weight(self._float(entry.site), encoding) if learned is None else learned.codes
+        return dequantize(codes, encoding)
+
+    def _encoding(self, entry: PlanEntry) -> Encoding:
         assert entry.spec is not None
-        weight, learned = self._float(entry.site), self.learned.get(entry.site.id)
-        encoding = encode_weight(weight, entry.spec, site=entry.site.id)
-        return dequantize(quantize_weight(weight, encoding) if learned is None else learned.codes, encoding)
+        site = entry.site.id
+        if site not in self.encodings:
+            self.encodings[site] = encode_weight(self._float(entry.site), entry.spec, site=site)
+        return self.encodings[site]
 
     def _float(self, site: Site) -> FloatArray:
         return matrix(self.loaded, site)

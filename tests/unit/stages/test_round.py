@@ -104,8 +104,9 @@ def test_layers_come_in_the_order_of_the_data(planned) -> None:
     assert owners[:12] == [(0, owner) for owner in one] + [(1, owner) for owner in one]
 
 
-def test_an_interrupted_call_goes_on_where_it_was(planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, plan = planned()
+@pytest.mark.parametrize("how", ["adaround", "gptq"])
+def test_an_interrupted_call_goes_on_where_it_was(planned, tmp_path: Path, how: str) -> None:
+    model, plan = planned(WEIGHT_ONLY.replace("adaround", how))
     whole = learn(model, plan, tmp_path / "whole")
 
     def stop(site: str) -> None:
