@@ -67,7 +67,8 @@ def _factored(gram: Doubles, order: Order, damp: float) -> tuple[Doubles, Double
     """H, its factor U with its inputs in `order`, and what H was damped by."""
     mean = np.diagonal(gram).mean()
     while True:
-        damped = gram + damp * mean * np.eye(len(gram))
+        damped = gram.copy()
+        damped[np.diag_indices_from(damped)] += damp * mean
         try:
             lower = np.linalg.cholesky(damped[np.ix_(order[::-1], order[::-1])])
         except np.linalg.LinAlgError:
