@@ -128,7 +128,9 @@ class Gptq(Strict):
     """How rounding: gptq goes; the settings of Frantar et al. 2022, but for `relative`."""
 
     tokens: Positive = Field(
-        default=8192, description="Tokens of the calibration examples that each layer's output is compared on."
+        default=8192,
+        description="Tokens of the calibration examples that each layer's output is compared on, 64 of an example at "
+        "most. Fewer than some times a layer's inputs, and the codes suit these tokens alone.",
     )
     damp: Annotated[float, Field(ge=0)] = Field(
         default=0.01, description="What is added to the Hessian's diagonal, in units of the diagonal's mean."
