@@ -23,7 +23,7 @@ SHOWN: tuple[tuple[str, Stage, str], ...] = (
 )
 """What people look for in a run directory: its word, its stage, its file."""
 
-STAGE = click.Choice(["export", "plan", "calibrate", "tune", "round", "quantize", "validate", "report"])
+STAGE = click.Choice(["export", "plan", "calibrate", "tune", "qat", "round", "quantize", "validate", "report"])
 
 
 @click.command(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from qonnx_pipe.core.examples import Array
@@ -34,3 +34,22 @@ class Network:
     outputs: tuple[str, ...]
     nodes: tuple[Node, ...]
     initializers: Mapping[str, Array]
+
+
+def tapped(network: Network, taps: Mapping[str, str]) -> Network:
+    """`network` with an Identity in front of the first input of some nodes: those named in `taps`, node → tag.
+
+    What a node read as `x` it reads as `tag@x` then; nodes of one tag that read the same tensor share its Identity.
+    """
+    nodes, made = list[Node](), set[str]()
+    for node in network.nodes:
+        if node.name not in taps:
+            nodes.append(node)
+            continue
+        read, *others = node.inputs
+        name = f"{taps[node.name]}@{read}"
+        if name not in made:
+            nodes.append(Node(name, "Identity", (read,), (name,), {}))
+            made.add(name)
+        nodes.append(replace(node, inputs=(name, *others)))
+    return replace(network, nodes=tuple(nodes))

@@ -83,6 +83,7 @@ def stages_of(recipe: Recipe, last: Stage | None = None) -> tuple[Stage, ...]:
     wanted = {
         "sensitivity": asked.budget is not None,
         "tune": asked.tune is not None,
+        "qat": asked.qat is not None,
         "round": bool(asked.roundings),
     }
     return tuple(stage for stage in stages if wanted.get(stage, True))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Stage = Literal[
-    "train", "export", "sensitivity", "plan", "calibrate", "tune", "round", "quantize", "validate", "report"
+    "train", "export", "sensitivity", "plan", "calibrate", "tune", "qat", "round", "quantize", "validate", "report"
 ]
 STAGES: tuple[Stage, ...] = (
     "export",
@@ -15,14 +15,15 @@ STAGES: tuple[Stage, ...] = (
     "plan",
     "calibrate",
     "tune",
+    "qat",
     "round",
     "quantize",
     "validate",
     "report",
 )
 """The stages of a run, in order; `train` comes before them where the model is one that a recipe trains, and
-`sensitivity`, `tune` and `round` are left out where the recipe has no budget, asks for no search and learns no rounding
-(`stages_of`)."""
+`sensitivity`, `tune`, `qat` and `round` are left out where the recipe has no budget, asks for no search, trains nothing
+quantized and learns no rounding (`stages_of`)."""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def plan(work: Work) -> Step:
             work.listen(Progress("plan", "warning", doubt))
         write_json(folder / "plan.json", made.to_json())
 
-    config = work.recipe.quantize.model_dump(mode="json", exclude={"adaround", "gptq", "tune"})
+    config = work.recipe.quantize.model_dump(mode="json", exclude={"adaround", "gptq", "qat", "tune"})
     inputs = work.digests("export", FLOAT)
     inputs |= work.digests("sensitivity") if "sensitivity" in work.entries else {}
     return Step("plan", config, inputs, build)
@@ -125,6 +125,39 @@ def tune(work: Work) -> Step:
     return Step("tune", config, {**inputs, "data.calibration": work.calibration.sha256}, build)
 
 
+def qat(work: Work) -> Step:
+    """Float model, plan, statistics and texts → trained float weights and encodings; the plan too where it was open."""
+    settings = work.recipe.quantize.qat
+    assert settings is not None
+
+    def build(folder: Path) -> None:
+        from qonnx_pipe.stages.calibrate import read_table
+        from qonnx_pipe.stages.qat import qat_stage
+
+        table = read_table(work.file("calibrate", "calibration.npz"))
+        work.listen(Progress("qat", "start", "training", work.learned.steps * settings.epochs))
+        qat_stage(
+            work.float_model,
+            _settled(work, table, folder),
+            table,
+            folder,
+            train=work.learned,
+            validation=work.held,
+            task=work.recipe.model.task,
+            settings=settings,
+            workdir=work.store.workdir(step.key),
+            progress=lambda done: work.listen(Progress("qat", "step", total=done)),
+        )
+
+    inputs = work.digests("export", FLOAT, *TOKENIZER) | work.digests("plan") | work.digests("calibrate")
+    inputs |= work.digests("tune", "plan.json") if "tune" in work.entries else {}
+    texts = {"data.train": work.learned, "data.validation": work.held}
+    inputs |= {name: found.examples.sha256 for name, found in texts.items()}
+    sizes = [[found.batch_size, found.max_length] for found in texts.values()]
+    step = Step("qat", [settings.model_dump(mode="json"), sizes, *_timed_on(work.plan)], inputs, build)
+    return step
+
+
 def round_weights(work: Work) -> Step:
     """Float model, plan, statistics and texts → learned codes; the plan too where it was still open."""
     choice, asked = work.choice("calibration"), settings_of(work.recipe.quantize)
@@ -165,19 +198,28 @@ def quantize(work: Work) -> Step:
 
     def build(folder: Path) -> None:
         from qonnx_pipe.stages.calibrate import read_table
+        from qonnx_pipe.stages.qat import METRICS, TRAINED, read_encodings
         from qonnx_pipe.stages.quantize import quantize_stage
         from qonnx_pipe.stages.round import read_rounding
 
-        table, rounded = read_table(work.file("calibrate", "calibration.npz")), None
+        table, rounded, given, source = (
+            read_table(work.file("calibrate", "calibration.npz")),
+            None,
+            None,
+            work.float_model,
+        )
+        if "qat" in work.entries:
+            given, source = read_encodings(work.file("qat", METRICS)), work.file("qat", TRAINED)
         if "round" in work.entries:
             learned = read_rounding(work.file("round", "rounding.npz"))
             rounded = {site: found.codes for site, found in learned.items()}
         metadata = {"qonnx_pipe.recipe": name, "qonnx_pipe.version": __version__}
         settled, target = _settled(work, table, folder), folder / "model.onnx"
-        encodings = quantize_stage(work.float_model, settled, table, target, rounded=rounded, metadata=metadata)
+        encodings = quantize_stage(source, settled, table, target, given=given, rounded=rounded, metadata=metadata)
         write_json(folder / ENCODINGS, encodings.to_json())
 
     inputs = work.digests("export", FLOAT) | work.digests("plan") | work.digests("calibrate")
+    inputs |= work.digests("qat") if "qat" in work.entries else {}
     inputs |= work.digests("round") if "round" in work.entries else {}
     inputs |= work.digests("tune", "plan.json") if "tune" in work.entries else {}
     return Step("quantize", [name, *_timed_on(work.plan)], inputs, build)
@@ -187,7 +229,7 @@ def _settled(work: Work, table: CalibrationTable, folder: Path) -> QuantPlan:
     """The plan with every form settled, once; written into `folder` where it was still open."""
     from qonnx_pipe.stages.lowering import settle_forms
 
-    made = [work.entries[stage] for stage in ("round", "tune") if stage in work.entries]
+    made = [work.entries[stage] for stage in ("round", "qat", "tune") if stage in work.entries]
     settled = next((entry.path("plan.json") for entry in made if "plan.json" in entry.files), None)
     if settled is not None:
         plan = QuantPlan.from_json(json.loads(settled.read_bytes()))
@@ -284,6 +326,7 @@ STEPS: Mapping[Stage, Callable[[Work], Step]] = {
     "plan": plan,
     "calibrate": calibrate,
     "tune": tune,
+    "qat": qat,
     "round": round_weights,
     "quantize": quantize,
     "validate": validate,

@@ -19,7 +19,14 @@ from qonnx_pipe.source.checkpoint import Checkpoint, resolve
 from qonnx_pipe.store import Entry, Store, key_of
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
-SOURCES = ("source/finetune.py", "source/heads.py", "stages/train.py", "data/batches.py")
+SOURCES = (
+    "source/finetune.py",
+    "source/heads.py",
+    "source/training.py",
+    "stages/train.py",
+    "data/batches.py",
+    "data/texts.py",
+)
 """The code that decides what a training gives. A fine-tuned model takes minutes to hours: it outlives other changes."""
 
 
@@ -45,10 +52,11 @@ def train(recipe: Recipe, listen: Listener, store: Store, *, anew: bool = False,
         return entry
 
     def build(folder: Path) -> None:
-        from qonnx_pipe.stages.train import Texts, steps, train_stage
+        from qonnx_pipe.data.texts import Texts
+        from qonnx_pipe.stages.train import train_stage
 
         fed = {name: Texts(found, choice.batch_size, choice.max_length) for name, (found, choice) in texts.items()}
-        listen(Progress("train", "start", f"training {recipe.name}", steps(fed["train"], settings)))
+        listen(Progress("train", "start", f"training {recipe.name}", fed["train"].steps * settings.epochs))
         train_stage(
             checkpoint,
             fed["train"],

@@ -16,6 +16,7 @@ from qonnx_pipe.core.plan import QuantPlan
 from qonnx_pipe.core.sensitivity import Sensitivity
 from qonnx_pipe.core.verdict import Verdict
 from qonnx_pipe.core.verdict_file import read_verdict
+from qonnx_pipe.data.texts import Texts
 from qonnx_pipe.errors import Problem, ProviderError, RecipeError
 from qonnx_pipe.pipeline.progress import Listener, Progress, Stage
 from qonnx_pipe.pipeline.training import LIBRARIES, load_examples, source_of
@@ -54,8 +55,7 @@ class Work:
             providers.require(target)
         if "validate" in stages:
             self._warn_of_missing_providers()
-        uses = (("sensitivity", "calibration"), ("calibrate", "calibration"), ("validate", "evaluation"))
-        for stage, examples in uses:
+        for stage, examples in _READ:
             if stage in stages:
                 getattr(self, examples)
         if "validate" in stages and self.baseline is not None:
@@ -72,7 +72,7 @@ class Work:
             except ProviderError as missing:
                 self.listen(Progress("validate", "warning", f"{missing.what}; to get it: {missing.fix}"))
 
-    def choice(self, name: Literal["calibration", "evaluation"]) -> Calibration:
+    def choice(self, name: Literal["calibration", "evaluation", "train", "validation"]) -> Calibration:
         """What the recipe says of these examples; RecipeError when it only trains."""
         found = getattr(self.recipe.data, name)
         if not isinstance(found, Calibration):
@@ -94,6 +94,20 @@ class Work:
     def evaluation(self) -> Examples:
         """The examples that the models are judged on."""
         return load_examples(self.choice("evaluation"), self.recipe.model.task)
+
+    @cached_property
+    def learned(self) -> Texts:
+        """The texts that the quantized model is trained on."""
+        return self._texts("train")
+
+    @cached_property
+    def held(self) -> Texts:
+        """The texts that the best epoch of that is chosen on."""
+        return self._texts("validation")
+
+    def _texts(self, name: Literal["train", "validation"]) -> Texts:
+        choice = self.choice(name)
+        return Texts(load_examples(choice, self.recipe.model.task), choice.batch_size, choice.max_length)
 
     @cached_property
     def baseline(self) -> Verdict | None:
@@ -152,6 +166,15 @@ def libraries(stages: Sequence[Stage]) -> tuple[str, ...]:
     return tuple(sorted({name for stage in stages for name in _LIBRARIES[stage]}))
 
 
+_READ = (
+    ("sensitivity", "calibration"),
+    ("calibrate", "calibration"),
+    ("qat", "learned"),
+    ("qat", "held"),
+    ("validate", "evaluation"),
+)
+"""Which stage reads which examples."""
+
 _LIBRARIES: dict[Stage, tuple[str, ...]] = {
     "train": LIBRARIES,
     "export": ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnx-ir", "onnxsim", "onnxscript"),
@@ -159,6 +182,7 @@ _LIBRARIES: dict[Stage, tuple[str, ...]] = {
     "plan": ("scipy", "onnx", "onnx-ir"),
     "calibrate": ("onnxruntime", "onnx", "onnx-ir", "tokenizers", "numpy"),
     "tune": ("onnxruntime", "onnx", "onnx-ir", "tokenizers", "numpy"),
+    "qat": ("torch", "onnx", "onnx-ir", "tokenizers", "numpy"),
     "round": ("torch", "onnxruntime", "onnx", "onnx-ir", "tokenizers", "numpy"),
     "quantize": ("onnxruntime", "onnx", "onnx-ir", "onnxscript", "numpy"),
     "validate": ("onnxruntime", "tokenizers", "numpy"),

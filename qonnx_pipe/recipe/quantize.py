@@ -13,6 +13,7 @@ from qonnx_pipe.core.spec import Rounding
 from qonnx_pipe.recipe.budget import Budget
 from qonnx_pipe.recipe.settings import Activations, Weights
 from qonnx_pipe.recipe.strict import Fraction, Positive, Strict, as_tuple, mistake
+from qonnx_pipe.recipe.training import QAT
 
 STATIC_SHAPE = (1, 128)
 """Batch and sequence for a target that needs them, where the recipe says nothing."""
@@ -199,6 +200,10 @@ class Quantize(Strict):
         default=None,
         description="Share bits out among the weights by their sensitivity; left out: as `weights` and rules say.",
     )
+    qat: QAT | None = Field(
+        default=None,
+        description="Train the model with its quantizers in place, on data.train; left out: nothing is trained.",
+    )
     tune: Tune | None = Field(
         default=None,
         description="Search settings that are faster on the target, beyond noise; left out: nothing is searched.",
@@ -215,6 +220,23 @@ class Quantize(Strict):
             raise mistake("target {target} needs no static shape", key="shape", fix=fix, target=self.target)
         if self.target == "qnn" and self.equalise:
             raise mistake("target qnn has no equalise yet", key="equalise", fix="leave quantize.equalise out")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_trained(self) -> Self:
+        if self.qat is None:
+            return self
+        decided = {
+            "bias_correction": self.bias_correction,
+            "equalise": self.equalise,
+            "weights.rounding": self.roundings,
+        }
+        for key, on in decided.items():
+            if on:
+                fix = f"leave quantize.{key} out: the training does better what it does"
+                raise mistake("not together with qat", key=key, fix=fix)
+        if self.target == "qnn":
+            raise mistake("target qnn has no qat yet", key="qat", fix="leave quantize.qat out")
         return self
 
     @property

@@ -176,10 +176,15 @@ class Recipe(Strict):
     def _has_its_data(self) -> Self:
         """A recipe names the data of what it does: of training, of quantization, or of both."""
         wanted = ("train", "validation") if self.train else ("calibration", "evaluation")
+        if self.quantize.qat:
+            wanted += ("train", "validation")
         for name in wanted:
             if getattr(self.data, name) is None:
                 raise mistake("missing key", key=f"data.{name}", fix=_ADD[name])
-        if self.train and self.model.task not in TRAINABLE:
+        if self.train and self.quantize.qat:
+            fix = "train the float model in a recipe of its own, and name it here as model.source: recipe:NAME"
+            raise mistake("a recipe trains the float model or the quantized one", key="quantize.qat", fix=fix)
+        if (self.train or self.quantize.qat) and self.model.task not in TRAINABLE:
             what, fix = "{task} cannot be trained", f"one of {', '.join(TRAINABLE)}"
             raise mistake(what, key="model.task", fix=fix, task=self.model.task)
         return self

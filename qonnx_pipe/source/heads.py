@@ -1,4 +1,4 @@
-"""Heads: what a model learns for each form of labels: its class in transformers, a batch's targets, and the loss."""
+"""Heads: what a model learns for each form of labels: its class in transformers, a batch's targets, and the losses."""
 
 from __future__ import annotations
 
@@ -70,6 +70,30 @@ def loss(outputs: Any, wanted: torch.Tensor, form: Form) -> torch.Tensor:
     """Mean loss over a batch: cross-entropy in nats, or the squared error of numbers."""
     mean: torch.Tensor = _LOSSES[form](outputs, wanted)
     return mean
+
+
+def divergence(
+    mine: Mapping[str, torch.Tensor],
+    taught: Mapping[str, torch.Tensor],
+    form: Form,
+    temperature: float,
+    mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """How far outputs are from a teacher's, mean over the examples, or tokens for tags; numbers: squared error.
+
+    Kullback-Leibler divergence (nats) of softened probabilities, times T² (Hinton et al. 2015). `mask` [batch,
+    sequence] is 0 at padding, which tags leave out.
+    """
+    import torch
+
+    if form == "number":
+        return torch.nn.functional.mse_loss(mine["logits"], taught["logits"])
+    parts = []
+    for name in ("start_logits", "end_logits") if form == "answers" else ("logits",):
+        first, second = (torch.log_softmax(found[name] / temperature, -1) for found in (taught, mine))
+        each = (first.exp() * (first - second)).sum(-1)
+        parts.append(each[mask.bool()].mean() if form == "tags" and mask is not None else each.mean())
+    return temperature**2 * torch.stack(parts).mean()
 
 
 def _of_classes(outputs: Any, wanted: torch.Tensor) -> torch.Tensor:

@@ -3,45 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
-from qonnx_pipe import data, tasks
+from qonnx_pipe import tasks
 from qonnx_pipe.core.examples import Batch, Examples, classes_of
 from qonnx_pipe.core.files import write_json
 from qonnx_pipe.core.verdict import Metric
+from qonnx_pipe.data.texts import Texts
 from qonnx_pipe.errors import DataError
 from qonnx_pipe.recipe.training import Training
 from qonnx_pipe.source import finetune
 from qonnx_pipe.source.checkpoint import Checkpoint
+from qonnx_pipe.source.training import fit
 from qonnx_pipe.tasks import Task
 
 METRICS = "metrics.json"
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Labelled texts and how they are fed to the model: texts a batch, tokens at which one is cut."""
-
-    examples: Examples
-    batch_size: int
-    max_length: int
-
-    def batches(self, tokenizer: Path, names: Sequence[str], order: Sequence[int] | None = None) -> list[Batch]:
-        """The texts in an order of their own, or by length."""
-        examples = self.examples
-        if order is not None:
-            items = tuple(examples.items[index] for index in order)
-            examples = replace(examples, items=items, labels=tuple(item.label for item in items))
-        sizes = {"batch_size": self.batch_size, "max_length": self.max_length}
-        return data.batches(examples, tokenizer, names, **sizes, sort=order is None)
-
-
-def steps(train: Texts, settings: Training) -> int:
-    """How many batches a training learns from, all epochs together; texts cut into windows make a few more."""
-    return -(-len(train.examples) // train.batch_size) * settings.epochs
 
 
 def train_stage(
@@ -67,16 +44,16 @@ def train_stage(
         _check(texts.examples, classes)
     names = finetune.save_tokenizer(checkpoint, folder)
     learner = finetune.learner(checkpoint, found.form, classes, seed=settings.seed)
-    lengths = [len(item.text) + len(item.pair or "") for item in train.examples.items]
 
     def epoch(number: int) -> list[Batch]:
-        order = finetune.bucketed(lengths, train.batch_size, seed=settings.seed + number)
-        return train.batches(folder, names, order)
+        return train.epoch(folder, names, settings.seed + number)
 
     held_out = validation.batches(folder, names)
-    epochs = finetune.finetune(
-        learner, epoch, lambda: _judged(learner, found, held_out).value, settings, workdir=workdir, progress=progress
-    )
+
+    def judged() -> tuple[float, None]:
+        return _judged(learner, found, held_out).value, None
+
+    epochs = fit(learner, epoch, judged, settings, workdir=workdir, progress=progress)
     judged = {"validation": held_out} | ({"test": test.batches(folder, names)} if test else {})
     metrics = {name: _plain(_judged(learner, found, batches)) for name, batches in judged.items()}
     finetune.save(learner, folder)
@@ -91,10 +68,7 @@ def train_stage(
 
 
 def _judged(learner: finetune.Learner, task: Task, batches: Sequence[Batch]) -> Metric:
-    names = {str(index): name for index, name in enumerate(learner.classes)}
-    labels = task.labels(batches, names)
-    rows = np.concatenate([task.scored(*pair) for pair in zip(learner.outputs(batches), batches, strict=True)])
-    metric = task.measure.score(task.answered(rows, batches, labels, names), labels)
+    metric = tasks.judged(task, learner.outputs(batches), batches, learner.classes)
     assert metric is not None, "every example has a label"
     return metric
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from qonnx_pipe.core.encoding import FloatArray
 from qonnx_pipe.core.examples import Batch, Form
 from qonnx_pipe.core.scores import Measure
+from qonnx_pipe.core.verdict import Metric
 from qonnx_pipe.errors import UsageError
 
 Outputs = Mapping[str, npt.NDArray[np.generic]]
@@ -38,6 +39,14 @@ class Task:
     scored: Callable[[Outputs, Batch], FloatArray]
     labels: Callable[[Sequence[Batch], IdToLabel], Labels]
     answered: Callable[[FloatArray, Sequence[Batch], Labels, IdToLabel], tuple[str, ...]]
+
+
+def judged(task: Task, outputs: Iterable[Outputs], batches: Sequence[Batch], classes: Sequence[str]) -> Metric | None:
+    """The metric of a model's outputs, one mapping a batch; `classes` by their ids. None where no example has a label."""
+    names = {str(index): name for index, name in enumerate(classes)}
+    labels = task.labels(batches, names)
+    rows = np.concatenate([task.scored(*pair) for pair in zip(outputs, batches, strict=True)])
+    return task.measure.score(task.answered(rows, batches, labels, names), labels)
 
 
 def known() -> tuple[str, ...]:

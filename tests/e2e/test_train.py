@@ -167,24 +167,24 @@ def test_every_task_from_its_data_to_a_verdict(
 
 
 def test_ctrl_c_resumes(qpipe: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from qonnx_pipe.source import finetune
+    from qonnx_pipe.source import training
 
     assert qpipe("train", "learned.yaml", "--out", "whole")[0] == 0
     shutil.rmtree(place / "cache")
-    learn = finetune._learn
+    learn = training._learn
 
     def stop(*arguments: object, number: int, **others: object) -> float:
         if number == 1:
             raise KeyboardInterrupt
         return learn(*arguments, number=number, **others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(finetune, "_learn", stop)
+    monkeypatch.setattr(training, "_learn", stop)
     code, _, err = qpipe("train", "learned.yaml", "--out", "halves")
     assert code == 5
     assert "resume with the same command" in err
     learned = []
     monkeypatch.setattr(
-        finetune, "_learn", lambda *a, number, **o: learned.append(number) or learn(*a, number=number, **o)
+        training, "_learn", lambda *a, number, **o: learned.append(number) or learn(*a, number=number, **o)
     )
     assert qpipe("train", "learned.yaml", "--out", "halves")[0] == 0
     assert learned == [1, 2, 3]

@@ -31,13 +31,14 @@ def made_up(count: int, seed: int) -> list[Batch]:
     return found
 
 
-def accuracy(trained: object, batches: list[Batch]) -> Callable[[], float]:
+def accuracy(trained: object, batches: list[Batch]) -> Callable[[], tuple[float, None]]:
     """Share of right classes, counted here."""
 
-    def share() -> float:
+    def share() -> tuple[float, None]:
         found = [row.argmax(-1) for row in (one["logits"] for one in trained.outputs(batches))]  # type: ignore[attr-defined]
         wanted = [label for batch in batches for label in batch.labels]
-        return float(np.mean([CLASSES[i] == label for i, label in zip(np.concatenate(found), wanted, strict=True)]))
+        pairs = zip(np.concatenate(found), wanted, strict=True)
+        return float(np.mean([CLASSES[i] == label for i, label in pairs])), None
 
     return share
 
@@ -60,21 +61,21 @@ def weights(model: object) -> dict[str, bytes]:
 
 
 def test_it_learns_and_keeps_the_best_epoch(learner: Callable[..., object], tmp_path: Path) -> None:
-    from qonnx_pipe.source.finetune import finetune
+    from qonnx_pipe.source.training import fit
 
     steps: list[int] = []
     trained = learner()
     held = made_up(8, 1)
-    epochs = finetune(trained, epoch, accuracy(trained, held), FAST, workdir=tmp_path, progress=steps.append)
+    epochs = fit(trained, epoch, accuracy(trained, held), FAST, workdir=tmp_path, progress=steps.append)
     assert sum(steps) == 48
     assert epochs[-1].loss < epochs[0].loss
-    assert accuracy(trained, held)() == max(one.accuracy for one in epochs) > 0.9
+    assert accuracy(trained, held)()[0] == max(one.accuracy for one in epochs) > 0.9
     first, again = (next(iter(trained.outputs(held)))["logits"] for _ in range(2))  # type: ignore[attr-defined]
     np.testing.assert_array_equal(first, again, "no dropout in a prediction")
 
 
 def test_the_same_bytes_twice_and_after_an_interruption(learner: Callable[..., object], tmp_path: Path) -> None:
-    from qonnx_pipe.source.finetune import finetune
+    from qonnx_pipe.source.training import fit
 
     def run(name: str, stop_after: int = 10**6) -> tuple[dict[str, bytes], object]:
         seen = 0
@@ -87,9 +88,7 @@ def test_the_same_bytes_twice_and_after_an_interruption(learner: Callable[..., o
 
         (tmp_path / name).mkdir(exist_ok=True)
         trained = learner()
-        epochs = finetune(
-            trained, epoch, accuracy(trained, made_up(4, 1)), FAST, workdir=tmp_path / name, progress=count
-        )
+        epochs = fit(trained, epoch, accuracy(trained, made_up(4, 1)), FAST, workdir=tmp_path / name, progress=count)
         return weights(trained), epochs
 
     whole = run("a")
@@ -109,13 +108,13 @@ def test_the_seed_draws_the_head(learner: Callable[..., object]) -> None:
 def test_a_loss_that_is_no_number(learner: Callable[..., object], tmp_path: Path) -> None:
     import torch
 
-    from qonnx_pipe.source.finetune import finetune
+    from qonnx_pipe.source.training import fit
 
     broken = learner()
     with torch.no_grad():
         broken.model.classifier.weight.fill_(float("inf"))  # type: ignore[attr-defined]
     with pytest.raises(NumericsError, match="the loss is nan at step 1 of epoch 1") as failure:
-        finetune(broken, epoch, lambda: 0.0, FAST, workdir=tmp_path, progress=lambda _: None)
+        fit(broken, epoch, lambda: (0.0, None), FAST, workdir=tmp_path, progress=lambda _: None)
     assert "learning_rate" in failure.value.fix
 
 
@@ -125,27 +124,3 @@ def test_an_image_model_is_refused(checkpoint: Callable[..., Path]) -> None:
 
     with pytest.raises(ModelError, match="cannot be loaded to be trained"):
         learner(resolve(str(checkpoint("vit"))), "class", CLASSES, seed=0)
-
-
-def test_bucketed_order() -> None:
-    from qonnx_pipe.source.finetune import bucketed
-
-    lengths = np.random.default_rng(0).integers(1, 200, 1003).tolist()
-    order = bucketed(lengths, 16, seed=3)
-    assert sorted(order) == list(range(1003))
-    assert order == bucketed(lengths, 16, seed=3) != bucketed(lengths, 16, seed=4)
-    spread = [np.ptp([lengths[index] for index in order[start : start + 16]]) for start in range(0, 1003, 16)]
-    assert np.mean(spread) < 40, "a shuffled batch spans 175 of 200 on average"
-    assert bucketed([], 4, seed=0) == []
-
-
-def test_rate_rises_and_falls() -> None:
-    from qonnx_pipe.source.finetune import _rate
-
-    rates = [_rate(step, 100, 0.1) for step in range(100)]
-    assert np.argmax(rates) == 10
-    assert rates[10] == 1.0
-    assert np.all(np.diff(rates[:11]) > 0)
-    np.testing.assert_allclose(np.diff(rates[10:]), -1 / 90)
-    assert rates[0] > 0
-    assert [_rate(step, 2, 0.0) for step in range(2)] == [1.0, 0.5]

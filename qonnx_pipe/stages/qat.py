@@ -1,0 +1,149 @@
+"""QAT: a float model, a plan and labelled texts → float weights and encodings that were trained for each other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from qonnx_pipe import tasks
+from qonnx_pipe.core.encoding import Encoding
+from qonnx_pipe.core.examples import Batch
+from qonnx_pipe.core.files import write_json
+from qonnx_pipe.core.plan import PlanEntry, QuantPlan
+from qonnx_pipe.core.statistics import CalibrationTable
+from qonnx_pipe.core.verdict import Metric
+from qonnx_pipe.data.texts import Texts
+from qonnx_pipe.errors import DataError, UsageError
+from qonnx_pipe.graph import io
+from qonnx_pipe.graph.network import read_network, write_weights
+from qonnx_pipe.graph.sampled import matrix
+from qonnx_pipe.graph.summary import id2label
+from qonnx_pipe.observers.encode import encode_activation
+from qonnx_pipe.observers.weights import encode_weight
+from qonnx_pipe.recipe.training import QAT
+from qonnx_pipe.source.loading import quiet
+from qonnx_pipe.tasks import Task
+
+TRAINED, METRICS = "trained.onnx", "qat.json"
+"""The float graph with trained weights; how the training went, and the trained encodings."""
+
+FOLDED = ("fold", "expand", "auto")
+"""Forms that change the float graph, or its number of columns, after calibration."""
+
+
+def qat_stage(
+    model: Path,
+    plan: QuantPlan,
+    table: CalibrationTable,
+    folder: Path,
+    *,
+    train: Texts,
+    validation: Texts,
+    task: str,
+    settings: QAT,
+    workdir: Path,
+    progress: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Write `trained.onnx` (the float graph with trained weights) and `qat.json` into `folder`.
+
+    `model` is the exported float file, its tokenizer and `config.json` beside it; it is its own teacher. The epoch that
+    is best on `validation`, by the task's metric and then by the loss, is kept. `workdir` outlives an interruption: the
+    same call goes on after the last whole epoch. Raises UsageError for forms that cannot be trained, DataError for
+    texts without the labels that the loss needs, ModelError for a graph that torch cannot compute, NumericsError for a
+    loss that is no number.
+    """
+    found, classes = tasks.find(task), _classes(model)
+    check(plan, (train, validation), settings)
+    first = _first(model, plan, table)
+    with quiet():
+        from qonnx_pipe.source.qat import student
+        from qonnx_pipe.source.training import fit
+
+    learner = student(read_network(model), plan, first, found.form, classes, settings=settings, where=str(model))
+    tokenizer, names = model.parent / "tokenizer.json", learner.teacher.network.inputs
+    held_out = _named(validation.batches(tokenizer, names), found, classes)
+
+    def epoch(number: int) -> list[Batch]:
+        return _named(train.epoch(tokenizer, names, settings.seed + number), found, classes)
+
+    def metric() -> Metric | None:
+        return tasks.judged(found, learner.outputs(held_out), held_out, classes)
+
+    def judge() -> tuple[float | None, float]:
+        score = metric()
+        return score and score.value, learner.mean_loss(held_out)
+
+    before = judge()
+    epochs = fit(learner, epoch, judge, settings, workdir=workdir, progress=progress)
+    write_weights(model, learner.module.weights(), folder / TRAINED)
+    score = metric()
+    facts = {
+        "examples": {"train": len(train.examples), "validation": len(validation.examples)},
+        "untrained": {"accuracy": before[0], "held_out_loss": before[1]},
+        "epochs": [asdict(one) for one in epochs],
+        "settings": settings.model_dump(),
+        "accuracy": {"validation": score and asdict(score)},
+        "encodings": {site: encoding.to_json() for site, encoding in learner.module.encodings().items()},
+    }
+    write_json(folder / METRICS, {"version": 1, **facts})
+
+
+def read_encodings(path: Path) -> dict[str, Encoding]:
+    """Trained encodings by site id; DataError when the file holds none."""
+    try:
+        stored = json.loads(path.read_bytes())["encodings"]
+        return {site: Encoding.from_json(encoding) for site, encoding in stored.items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        fix = "train again: `qpipe run` with --from qat"
+        raise DataError("no trained encodings, or damaged ones", where=str(path), fix=fix) from error
+
+
+def check(plan: QuantPlan, texts: Sequence[Texts], settings: QAT) -> None:
+    """Raise UsageError or DataError for what cannot be trained."""
+    for entry in plan.quantized:
+        if entry.lowering in FOLDED or (entry.spec is not None and entry.spec.folds):
+            what = f"form {entry.lowering} moves scales into the weights, which qat is to train"
+            raise UsageError(what, where=entry.site.id, fix="use lowering: split, or one scale for the tensor")
+        if settings.ranges == "current" and entry.site.is_weight and entry.spec and entry.spec.range != "minmax":
+            what = "ranges: current are the extremes of each step, not of least squared error"
+            raise UsageError(what, where=entry.site.id, fix="use range: minmax, or ranges: learned")
+    for examples in (one.examples for one in texts):
+        if examples.arrays is not None:
+            fix = "give a table, or .txt documents by class"
+            raise DataError("training needs texts", where=examples.source, fix=fix)
+        if settings.loss.labels and None in examples.labels:
+            what = f"{examples.labels.count(None)} of {len(examples)} texts have no label"
+            fix = "label them, name label_column, or learn from the float model alone: quantize.qat.loss.labels: 0"
+            raise DataError(what, where=examples.source, fix=fix)
+
+
+def _first(model: Path, plan: QuantPlan, table: CalibrationTable) -> dict[str, Encoding]:
+    """The encodings that calibration and the float weights give."""
+    loaded = io.load(model)
+
+    def one(entry: PlanEntry) -> Encoding:
+        assert entry.spec is not None
+        site = entry.site
+        if site.is_weight:
+            return encode_weight(matrix(loaded, site), entry.spec, site=site.id)
+        if site.id not in table.sites:
+            raise DataError(f"the calibration table has no statistics of {site.id}", fix="calibrate this very model")
+        return encode_activation(table.sites[site.id], entry.spec, site=site.id)
+
+    return {entry.site.id: one(entry) for entry in plan.quantized}
+
+
+def _named(batches: Sequence[Batch], task: Task, classes: Sequence[str]) -> list[Batch]:
+    """The batches with classes in the model's words; DataError for those that it does not have."""
+    if task.form != "class":
+        return list(batches)
+    names = {str(index): name for index, name in enumerate(classes)}
+    return [replace(batch, labels=task.labels([batch], names)) for batch in batches]
+
+
+def _classes(model: Path) -> tuple[str, ...]:
+    """Names of the classes by their ids; none for a head without classes."""
+    names = id2label(model)
+    return tuple(names[key] for key in sorted(names, key=int))
