@@ -1,4 +1,4 @@
-"""`qpipe train`: the model that a recipe describes, fine-tuned, judged, and written as a checkpoint."""
+"""`qpipe train`: the model that a recipe describes, fine-tuned as a checkpoint or trained with its quantizers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def command(*, recipe: Path, out: Path | None, overrides: tuple[str, ...], anew:
     """Fine-tune the model of RECIPE for its task on data.train; keep the epoch that is best on data.validation.
 
     An interrupted training goes on after its last whole epoch. Recipes that quantize name the result as
-    `model.source: recipe:RECIPE`.
+    `model.source: recipe:RECIPE`. With quantize.qat it is the quantized model that is trained: `qpipe run` up to there.
     """
     from qonnx_pipe import pipeline
     from qonnx_pipe.cli.following import Follower
@@ -36,25 +36,31 @@ def command(*, recipe: Path, out: Path | None, overrides: tuple[str, ...], anew:
 
     loaded, store = load(recipe, overrides), Store()
     folder = out or Path("runs") / loaded.name
+    quantized = loaded.train is None and loaded.quantize.qat is not None
     with Follower(quiet=as_json) as follower:
-        entry = pipeline.train(loaded, follower.hear, store, anew=anew)
-    store.materialize(entry, entry.files, folder)
+        if quantized:
+            pipeline.run(loaded, folder, follower.hear, store=store, first="qat" if anew else None, last="qat")
+        else:
+            entry = pipeline.train(loaded, follower.hear, store, anew=anew)
+            store.materialize(entry, entry.files, folder)
     for damage in store.damaged:
         output.LOGGER.warning("a damaged cache entry was made again: %s", damage.reason)
-    metrics = json.loads((folder / "metrics.json").read_bytes())
+    metrics = json.loads((folder / ("qat.json" if quantized else "metrics.json")).read_bytes())
+    metrics.pop("encodings", None)
     if as_json:
         output.emit_json({"out": str(folder), **metrics})
     else:
-        _show(folder, metrics)
+        _show(folder / "trained.onnx" if quantized else folder, metrics)
 
 
-def _show(folder: Path, metrics: dict[str, Any]) -> None:
+def _show(result: Path, metrics: dict[str, Any]) -> None:
     console = output.stdout()
-    judged = metrics["accuracy"]
-    what = judged["validation"]["name"]
+    judged = {name: metric for name, metric in metrics["accuracy"].items() if metric}
+    what = next((metric["name"] for metric in judged.values()), "")
     for number, epoch in enumerate(metrics["epochs"], start=1):
-        console.print(f"epoch {number}: loss {epoch['loss']:.4f}, validation {what} {epoch['accuracy']:.2%}")
+        score = "" if epoch["accuracy"] is None else f", validation {what} {epoch['accuracy']:.2%}"
+        console.print(f"epoch {number}: loss {epoch['loss']:.4f}{score}")
     for name, metric in judged.items():
         low, high = metric["interval"]
         console.print(f"{name}: {metric['value']:.2%} [{low:.2%}, {high:.2%}] of {metric['n']}", markup=False)
-    console.print(f"checkpoint {folder}", markup=False)
+    console.print(f"{'checkpoint' if result.suffix != '.onnx' else 'trained'} {result}", markup=False)

@@ -42,7 +42,7 @@ class Task:
 
 
 def judged(task: Task, outputs: Iterable[Outputs], batches: Sequence[Batch], classes: Sequence[str]) -> Metric | None:
-    """The metric of a model's outputs, one mapping a batch; `classes` by their ids. None where no example has a label."""
+    """The metric of a model's outputs, one a batch; `classes` by their ids. None where no example has a label."""
     names = {str(index): name for index, name in enumerate(classes)}
     labels = task.labels(batches, names)
     rows = np.concatenate([task.scored(*pair) for pair in zip(outputs, batches, strict=True)])

@@ -1,0 +1,214 @@
+"""`quantize.qat` on a tiny model: what is trained is what is executed; resumed to the same bytes; refused with a reason."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from qonnx_pipe.cli import main
+from qonnx_pipe.core.encoding import Encoding
+from qonnx_pipe.core.numerics import quantize, sqnr_db
+from qonnx_pipe.core.plan import QuantPlan
+from qonnx_pipe.recipe import load
+from tests.zoo.checkpoints import WORDS
+from tests.zoo.learners import make_learner
+
+pytestmark = pytest.mark.export
+
+FLOAT = """\
+version: 1
+name: learned
+model: {source: checkpoint, task: text-classification}
+data:
+  train: {source: texts.csv, batch_size: 8, max_length: 16}
+  validation: {source: texts.csv, max_length: 16}
+train: {epochs: 4, learning_rate: 0.005}
+"""
+QAT = """\
+version: 1
+name: small
+model: {source: float, task: text-classification}
+data:
+  calibration: {source: texts.csv, samples: 32, max_length: 16}
+  train: {source: texts.csv, batch_size: 8, max_length: 16}
+  validation: {source: texts.csv, max_length: 16}
+  evaluation: {source: texts.csv, split: [validation, test], max_length: 16}
+quantize:
+  placement: full
+  weights: {dtype: int4, granularity: per_channel}
+  embeddings: {dtype: int8, granularity: per_row}
+  rules:
+    - match: {role: embedding.word}
+      weights: {dtype: int2, granularity: {per_group: 16}, range: mse}
+    - match: {role: ffn.activation}
+      weights: {granularity: {per_output_group: 4}}
+  qat: {epochs: 2, learning_rate: 0.001, loss: {hidden: 0.1, attention: 0.1}}
+validate: {latency: {shapes: []}, gates: {agreement: 0.9}}
+"""
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A float classifier of texts that have no word in common, and the recipe that quantizes it."""
+    from qonnx_pipe import pipeline
+    from qonnx_pipe.store import Store
+
+    folder = tmp_path_factory.mktemp("qat")
+    make_learner(folder / "checkpoint")
+    rng = np.random.default_rng(0)
+    rows = [f"{' '.join(rng.choice(WORDS[index % 2 :: 2], 8))},{('happy', 'sad')[index % 2]}" for index in range(200)]
+    (folder / "texts.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    (folder / "bare.csv").write_text("\n".join(["text", *(row.partition(",")[0] for row in rows)]) + "\n")
+    (folder / "learned.yaml").write_text(FLOAT)
+    (folder / "small.yaml").write_text(QAT)
+    store = Store(folder / "cache")
+    entry = pipeline.train(load(folder / "learned.yaml"), lambda _: None, store)
+    store.materialize(entry, entry.files, folder / "float")
+    pipeline.run(load(folder / "small.yaml"), folder / "run", lambda _: None, store=store)
+    return folder
+
+
+@pytest.fixture
+def place(origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = shutil.copytree(origin, tmp_path / "place")
+    monkeypatch.setenv("QPIPE_CACHE", str(folder / "cache"))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def qpipe(place: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*words: object) -> tuple[int, str, str]:
+        code = main([*map(str, words)])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_bytes())
+
+
+def test_what_a_run_leaves(origin: Path) -> None:
+    run = origin / "run"
+    facts = read(run / "qat.json")
+    assert len(facts["epochs"]) == 2
+    best = max(facts["epochs"], key=lambda epoch: (epoch["accuracy"], -epoch["held_out_loss"]))
+    assert best["held_out_loss"] < facts["untrained"]["held_out_loss"]
+    assert facts["accuracy"]["validation"]["value"] == best["accuracy"]
+    assert read(run / "verdict.json")["passed"]
+    kinds = {artifact["kind"] for artifact in read(run / "manifest.json")["artifacts"]}
+    assert {"qat:trained.onnx", "qat:qat.json", "quantize:model.onnx"} <= kinds
+
+
+def test_the_file_holds_exactly_what_was_trained(origin: Path) -> None:
+    """Encodings are the trained ones; codes are numpy's of the trained weights, wherever 8 bits lie unpacked."""
+    run = origin / "run"
+    trained, written = read(run / "qat.json")["encodings"], read(run / "encodings.json")
+    assert {**written["activations"], **written["weights"]} == trained
+    floats = initializers(run / "trained.onnx")
+    stored = [array for array in initializers(run / "model.onnx").values() if array.dtype == np.int8]
+    tables = [entry for entry in plan_of(run).quantized if entry.site.role in ("embedding.position", "embedding.type")]
+    assert len(tables) == 2
+    for entry in tables:
+        codes = quantize(floats[entry.site.tensor], Encoding.from_json(trained[entry.site.id]))
+        assert any(np.array_equal(codes, array) for array in stored), entry.site.id
+    groups = np.array(trained["layer.0/weight[ffn.activation]"]["scale"]).reshape(4, -1)
+    assert np.all(groups == groups[:, :1]), "a group keeps one scale"
+    assert len(np.unique(groups)) == 4
+
+
+def test_the_executed_logits_are_the_trained_ones(origin: Path) -> None:
+    """40 dB: where sums are taken in another order, a value on the edge of two codes may fall to the other one."""
+    import torch
+
+    from qonnx_pipe.graph.network import read_network
+    from qonnx_pipe.runtime.session import open_session, run_session
+    from qonnx_pipe.source.qat import QuantizedGraph
+
+    run = origin / "run"
+    encodings = {site: Encoding.from_json(one) for site, one in read(run / "qat.json")["encodings"].items()}
+    settings = load(origin / "small.yaml").quantize.qat
+    assert settings is not None
+    graph = QuantizedGraph(read_network(run / "trained.onnx"), plan_of(run), encodings, settings)
+    rng = np.random.default_rng(1)
+    ids = rng.integers(5, 100, (16, 12))
+    batch = {name: ids if name == "input_ids" else np.full_like(ids, name == "attention_mask") for name in names(run)}
+    with torch.inference_mode():
+        expected = graph({name: torch.from_numpy(array) for name, array in batch.items()})["logits"].numpy()
+    found = run_session(open_session(run / "model.onnx"), batch, model=run / "model.onnx")["logits"]
+    assert sqnr_db(expected, found) >= 40
+
+
+def test_train_is_the_run_up_to_there(qpipe: Run) -> None:
+    code, out, err = qpipe("train", "small.yaml", "--out", "trained")
+    assert code == 0, err
+    assert all(line.endswith("unchanged") for line in err.splitlines())
+    assert "epoch 2: loss" in out
+    assert "trained trained/trained.onnx" in out
+
+
+def test_ctrl_c_resumes_to_the_same_bytes(qpipe: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from qonnx_pipe.source import training
+
+    learn, learned = training._learn, []
+
+    def stop(*arguments: Any, number: int, **others: Any) -> float:
+        if number == 1 and not learned:
+            learned.append(number)
+            raise KeyboardInterrupt
+        return learn(*arguments, number=number, **others)
+
+    monkeypatch.setattr(training, "_learn", stop)
+    again = ("run", "small.yaml", "--out", "halves", "--from", "qat", "--until", "qat")
+    assert qpipe(*again)[0] == 5
+    assert qpipe("run", "small.yaml", "--out", "halves", "--until", "qat", "--set", "quantize.qat.seed=0")[0] == 0
+    assert (place / "halves/trained.onnx").read_bytes() == (place / "run/trained.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "said"),
+    [
+        (["quantize.qat.learning_rate=1.0e+30"], 3, ("the loss is", "of epoch", "lower quantize.qat.learning_rate")),
+        (["data.train.source=bare.csv"], 3, ("texts have no label", "quantize.qat.loss.labels: 0")),
+        (["quantize.bias_correction=true"], 2, ("quantize.bias_correction", "not together with qat")),
+        (["quantize.weights.rounding=adaround"], 2, ("quantize.weights.rounding", "not together with qat")),
+        (["quantize.activations.lowering=fold"], 2, ("which qat is to train",)),
+        (["quantize.qat.loss.labels=0", "quantize.qat.loss.logits=0", "quantize.qat.loss.hidden=0"], 0, ()),
+        (["quantize.qat.ranges=current"], 2, ("ranges: current",)),
+        (["train.epochs=1"], 2, ("a recipe trains the float model or the quantized one",)),
+    ],
+)
+def test_what_is_refused(qpipe: Run, changes: list[str], code: int, said: tuple[str, ...]) -> None:
+    options = [word for change in changes for word in ("--set", change)]
+    found, _, err = qpipe("run", "small.yaml", "--out", "other", "--until", "qat", *options)
+    assert found == code, err
+    assert all(text in err for text in said), err
+    assert "Traceback" not in err
+
+
+def test_texts_without_labels_are_enough_for_distillation(qpipe: Run, place: Path) -> None:
+    options = ["--set", "quantize.qat.loss.labels=0", "--set", "data.train.source=bare.csv"]
+    code, _, err = qpipe("run", "small.yaml", "--out", "other", "--until", "qat", *options)
+    assert code == 0, err
+    assert read(place / "other/qat.json")["epochs"][0]["accuracy"] is not None, "validation has labels"
+
+
+def initializers(path: Path) -> dict[str, np.ndarray]:
+    return {one.name: onnx.numpy_helper.to_array(one) for one in onnx.load(path).graph.initializer}
+
+
+def plan_of(run: Path) -> QuantPlan:
+    return QuantPlan.from_json(read(run / "plan.json"))
+
+
+def names(run: Path) -> list[str]:
+    return [value.name for value in onnx.load(run / "model.onnx").graph.input]
