@@ -11,12 +11,14 @@ from qonnx_pipe import tasks
 from qonnx_pipe.core.encoding import Encoding
 from qonnx_pipe.core.examples import Batch
 from qonnx_pipe.core.files import write_json
+from qonnx_pipe.core.granularity import PerEmbedding, PerEmbeddingGroup
 from qonnx_pipe.core.plan import PlanEntry, QuantPlan
 from qonnx_pipe.core.statistics import CalibrationTable
 from qonnx_pipe.core.verdict import Metric
 from qonnx_pipe.data.texts import Texts
 from qonnx_pipe.errors import DataError, UsageError
 from qonnx_pipe.graph import io
+from qonnx_pipe.graph.lowerings.activation import MOST_PIECES
 from qonnx_pipe.graph.network import read_network, write_weights
 from qonnx_pipe.graph.sampled import matrix
 from qonnx_pipe.graph.summary import id2label
@@ -55,7 +57,8 @@ def qat_stage(
     loss that is no number.
     """
     found, classes = tasks.find(task), _classes(model)
-    check(plan, (train, validation), settings)
+    _check_texts((train, validation), settings)
+    _check_plan(plan, settings)
     first = _first(model, plan, table)
     with quiet():
         from qonnx_pipe.source.qat import student
@@ -100,15 +103,34 @@ def read_encodings(path: Path) -> dict[str, Encoding]:
         raise DataError("no trained encodings, or damaged ones", where=str(path), fix=fix) from error
 
 
-def check(plan: QuantPlan, texts: Sequence[Texts], settings: QAT) -> None:
-    """Raise UsageError or DataError for what cannot be trained."""
+def _check_plan(plan: QuantPlan, settings: QAT) -> None:
+    """Raise UsageError for a quantizer that cannot be trained where it is."""
     for entry in plan.quantized:
-        if entry.lowering in FOLDED or (entry.spec is not None and entry.spec.folds):
-            what = f"form {entry.lowering} moves scales into the weights, which qat is to train"
-            raise UsageError(what, where=entry.site.id, fix="use lowering: split, or one scale for the tensor")
-        if settings.ranges == "current" and entry.site.is_weight and entry.spec and entry.spec.range != "minmax":
+        assert entry.spec is not None
+        site, groups = entry.site, entry.spec.granularity
+        if entry.lowering in FOLDED or entry.spec.folds or _scales_rows(entry):
+            what = f"{groups} as {entry.lowering} moves scales into the weights, which qat is to train"
+            raise UsageError(
+                what, where=site.id, fix=f"use one scale, or at most {MOST_PIECES} groups with lowering: split"
+            )
+        if isinstance(groups, PerEmbeddingGroup) and groups.permute == "range" and groups.share != "site":
+            what = "an order that sites share is folded into the weights, which qat is to train"
+            raise UsageError(what, where=site.id, fix="use share: site")
+        if settings.ranges == "current" and site.is_weight and entry.spec.range != "minmax":
             what = "ranges: current are the extremes of each step, not of least squared error"
-            raise UsageError(what, where=entry.site.id, fix="use range: minmax, or ranges: learned")
+            raise UsageError(what, where=site.id, fix="use range: minmax, or ranges: learned")
+
+
+def _scales_rows(entry: PlanEntry) -> bool:
+    """Whether an activation has more groups than can be pieces of their own: its readers' rows take its scales."""
+    groups = entry.spec.granularity if entry.spec and entry.site.feeds and entry.lowering != "reference" else None
+    if not isinstance(groups, PerEmbeddingGroup):
+        return isinstance(groups, PerEmbedding)
+    return (groups.groups if isinstance(groups.groups, int) else len(groups.groups)) > MOST_PIECES
+
+
+def _check_texts(texts: Sequence[Texts], settings: QAT) -> None:
+    """Raise DataError for examples that cannot be learned from."""
     for examples in (one.examples for one in texts):
         if examples.arrays is not None:
             fix = "give a table, or .txt documents by class"

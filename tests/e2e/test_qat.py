@@ -1,4 +1,4 @@
-"""`quantize.qat` on a tiny model: what is trained is what is executed; resumed to the same bytes; refused with a reason."""
+"""`quantize.qat` on a tiny model: what is trained is what is executed, resumed to the same bytes, or refused."""
 
 from __future__ import annotations
 
@@ -184,6 +184,7 @@ def test_ctrl_c_resumes_to_the_same_bytes(qpipe: Run, place: Path, monkeypatch: 
         (["quantize.activations.lowering=fold"], 2, ("which qat is to train",)),
         (["quantize.qat.loss.labels=0", "quantize.qat.loss.logits=0", "quantize.qat.loss.hidden=0"], 0, ()),
         (["quantize.qat.ranges=current"], 2, ("ranges: current",)),
+        (["quantize.activations.granularity=per_embedding"], 2, ("per_embedding as split moves scales",)),
         (["train.epochs=1"], 2, ("a recipe trains the float model or the quantized one",)),
     ],
 )
