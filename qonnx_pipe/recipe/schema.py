@@ -175,10 +175,10 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def _has_its_data(self) -> Self:
         """A recipe names the data of what it does: of training, of quantization, or of both."""
-        wanted = ("train", "validation") if self.train else ("calibration", "evaluation")
+        wanted = {"train", "validation"} if self.train else {"calibration", "evaluation"}
         if self.quantize.qat:
-            wanted += ("train", "validation")
-        for name in wanted:
+            wanted |= {"train", "validation"}
+        for name in sorted(wanted):
             if getattr(self.data, name) is None:
                 raise mistake("missing key", key=f"data.{name}", fix=_ADD[name])
         if self.train and self.quantize.qat:

@@ -29,6 +29,10 @@ class FakeQuantizer(torch.nn.Module):
     moves by `shift` times the number of levels, and is rounded, so that zero stays exact.
     """
 
+    scale: Tensor
+    zero: Tensor
+    index: Tensor | None
+
     def __init__(self, spec: QuantSpec, first: Encoding, ranges: Ranges) -> None:
         """Raises ValueError for columns beyond the range (`expand`), which are no grid of one tensor."""
         super().__init__()
@@ -70,14 +74,15 @@ class FakeQuantizer(torch.nn.Module):
         cut, shape = self._cut(values), values.shape
         low, high = self.spec.dtype.qmin, self.spec.dtype.qmax
         shared = cut.numel() / max(1, scale.numel())
-        result: Tensor = _Quantize.apply(cut, scale, zero, (low, high, (shared * max(1, high)) ** -0.5))
+        limits = low, high, (shared * max(1, high)) ** -0.5
+        result: Tensor = _Quantize.apply(cut, scale, zero, limits)  # type: ignore[no-untyped-call]
         return result.reshape(shape)
 
     def _cut(self, values: Tensor) -> Tensor:
         if not isinstance(self.layout, PerGroup):
             return values
         axis = values.ndim - 2 + self.layout.axis % 2  # weights and tables have two axes, rows of tables more in front
-        return values.unflatten(axis, (-1, self.layout.size))
+        return values.reshape((*values.shape[:axis], -1, self.layout.size, *values.shape[axis + 1 :]))
 
     def _spread(self, part: Tensor, rank: int) -> Tensor:
         """A scale or zero point for each group, in a shape that broadcasts against the cut values."""
@@ -172,7 +177,8 @@ class _Quantize(torch.autograd.Function):
 def _passed(gradient: Tensor, values: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """The gradient where low < value < high, else 0; where one scale serves few values, the ends are let through."""
     if low.ndim == 0:
-        return torch.ops.aten.hardtanh_backward(gradient, values, low.item(), high.item())
+        passed: Tensor = torch.ops.aten.hardtanh_backward(gradient, values, low.item(), high.item())
+        return passed
     return torch.clamp(values, low, high).eq_(values).mul_(gradient)
 
 

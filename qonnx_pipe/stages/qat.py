@@ -76,7 +76,7 @@ def qat_stage(
 
     def judge() -> tuple[float | None, float]:
         score = metric()
-        return score and score.value, learner.mean_loss(held_out)
+        return None if score is None else score.value, learner.mean_loss(held_out)
 
     before = judge()
     epochs = fit(learner, epoch, judge, settings, workdir=workdir, progress=progress)

@@ -50,10 +50,10 @@ def train_stage(
 
     held_out = validation.batches(folder, names)
 
-    def judged() -> tuple[float, None]:
+    def judge() -> tuple[float, None]:
         return _judged(learner, found, held_out).value, None
 
-    epochs = fit(learner, epoch, judged, settings, workdir=workdir, progress=progress)
+    epochs = fit(learner, epoch, judge, settings, workdir=workdir, progress=progress)
     judged = {"validation": held_out} | ({"test": test.batches(folder, names)} if test else {})
     metrics = {name: _plain(_judged(learner, found, batches)) for name, batches in judged.items()}
     finetune.save(learner, folder)
