@@ -18,16 +18,19 @@ from qonnx_pipe.graph.walk import consumers
 CODES: Mapping[str, int] = {"MatMulIntegerToFloat": 1, "DequantizeLinear": 0, "Cast": 0, "Gather": 0}
 """Operators that the lowerings give codes to, and at which input."""
 
-INTEGERS = {"to": int(ir.DataType.INT32)}
-BYTES = 256
+ROWS = 256
+"""A table has one for every byte."""
 
-OPSET = 18
-"""The first with BitwiseOr, which joins two planes."""
+STANDARD: Mapping[int, tuple[int, str]] = {2: (25, "INT2"), 4: (21, "INT4")}
+"""Bits that the standard has types for: the first opset, and the type's name."""
+
+JOINED = 18
+"""The first opset with BitwiseOr."""
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Initializers that hold the planes of some codes, the bits of a code in all of them, and the codes' type."""
+    """Initializers that hold some codes, the bits of a code in all of them, and the type that the codes unpack to."""
 
     planes: tuple[ir.Value, ...]
     bits: int
@@ -37,10 +40,12 @@ class Packed:
 def pack_codes(emit: Emitter) -> None:
     """Store each matrix of 8-bit codes in as few bits as its codes need (`core.packing`).
 
-    Every plane: Cast to int32 → Gather of the rows of a table, which say what each byte adds to its codes → Reshape;
-    BitwiseOr of two. onnxruntime computes all of this once, when it opens a session, so that its kernels see the
-    initializer of int8 or uint8 codes that stood there before, under the same name. Raises ModelError where
-    the model's opset has no BitwiseOr.
+    1. 2 and 4 bits, where the model's opset has such a type: Cast of it.
+    2. Others: each plane as Cast to int32 → Gather of the rows of a table, which hold what each byte adds to its codes;
+       BitwiseOr of two planes; Reshape.
+
+    onnxruntime computes this once, when it opens a session: its kernels see the initializer that stood there before,
+    under the same name. Raises ModelError where two planes need an operator that the model's opset lacks.
     """
     unpacker = _Unpacker(emit)
     for value in list(emit.graph.initializers.values()):
@@ -54,80 +59,100 @@ def pack_codes(emit: Emitter) -> None:
 def packed(value: ir.Value | None) -> Packed | None:
     """The planes that `value` is unpacked from, as `pack_codes` writes it, or None."""
     node = None if value is None else value.producer()
-    if node is None or node.op_type == "Gather":
-        return None if node is None else _plane(node)
-    if node.op_type in ("Reshape", "Slice"):
-        return packed(node.inputs[0])
-    halves = [packed(operand) for operand in node.inputs] if node.op_type == "BitwiseOr" else []
-    found = [half for half in halves if half is not None]
-    if not found or len(found) < len(halves):
+    if node is None:
         return None
-    planes = tuple(plane for half in found for plane in half.planes)
-    return Packed(planes, sum(half.bits for half in found), found[0].dtype)
+    match node.op_type:
+        case "Cast":
+            return _of_type(node)
+        case "Gather":
+            return _plane(node)
+        case "Reshape" | "Slice":
+            return packed(node.inputs[0])
+        case "BitwiseOr":
+            high, low = (packed(operand) for operand in node.inputs)
+            return Packed(high.planes + low.planes, high.bits + low.bits, high.dtype) if high and low else None
+    return None
+
+
+def _of_type(cast: ir.Node) -> Packed | None:
+    """Case 1."""
+    stored, bits = cast.inputs[0], {f"{sign}{name}": bits for bits, (_, name) in STANDARD.items() for sign in ("", "U")}
+    if stored is None or constant(stored) is None or stored.dtype is None or stored.dtype.name not in bits:
+        return None
+    return Packed((stored,), bits[stored.dtype.name], ir.DataType(cast.attributes["to"].as_int()))
+
+
+def _plane(node: ir.Node) -> Packed | None:
+    """One plane of case 2, where `node` looks its bytes up in a table."""
+    index, table = node.inputs[1], constant(node.inputs[0])
+    cast = None if index is None else index.producer()
+    stored = None if cast is None or cast.op_type != "Cast" else cast.inputs[0]
+    if stored is None or constant(stored) is None or table is None or table.ndim < 2 or len(table) != ROWS:
+        return None
+    return Packed((stored,), 8 * ROWS // table.size, ir.DataType.from_numpy(table.dtype))
 
 
 def unpacked(plane: ir.Value) -> ir.Value:
     """The codes that a plane is a part of; `plane` itself where it is none."""
     casts = consumers(plane)
-    lookups = consumers(casts[0].outputs[0]) if len(casts) == 1 and casts[0].op_type == "Cast" else ()
-    if len(lookups) != 1 or packed(value := lookups[0].outputs[0]) is None:
+    if len(casts) != 1 or casts[0].op_type != "Cast":
         return plane
+    value = casts[0].outputs[0]
     while len(readers := consumers(value)) == 1 and packed(readers[0].outputs[0]):
         value = readers[0].outputs[0]
-    return value
-
-
-def _plane(node: ir.Node) -> Packed | None:
-    """One plane, where `node` looks its bytes up in a table."""
-    table, index = (*node.inputs, None, None)[:2] if node.op_type == "Gather" else (None, None)
-    cast = None if index is None else index.producer()
-    array = constant(table)
-    if cast is None or cast.op_type != "Cast" or array is None or array.ndim != 2 or len(array) != BYTES:
-        return None
-    stored = cast.inputs[0]
-    if stored is None or constant(stored) is None:
-        return None
-    return Packed((stored,), 8 // array.shape[1], ir.DataType.from_numpy(array.dtype))
+    return value if packed(value) else plane
 
 
 class _Unpacker:
-    """Emits the operators that unpack; tables and shapes are emitted once."""
+    """Emits the operators that unpack; what several weights need is emitted once."""
 
     def __init__(self, emit: Emitter) -> None:
         self._emit = emit
+        self._opset = emit.graph.opset_imports[""]
         self._constants: dict[tuple[str, bytes], ir.Value] = {}
 
     def replace(self, value: ir.Value, codes: Constant, packing: Packing) -> None:
         """Let unpacked planes stand for an initializer, under its name."""
-        name, tables = str(value.name), packing.tables()
-        if len(tables) > 1 and (opset := self._emit.graph.opset_imports[""]) < OPSET:
-            what = f"{packing.bits}-bit weights need opset {OPSET}, the model has {opset}"
-            raise ModelError(what, where=name, fix=f"export with opset {OPSET} or later, or use 2, 4 or 8 bits")
-        halves = [
-            self._unpacked(name, plane, table, codes.shape)
-            for plane, table in zip(packing.pack(codes), tables, strict=True)
-        ]
-        (real,) = halves if len(halves) == 1 else self._emit.node("BitwiseOr", halves, f"{name}_BitwiseOr")
-        real.type, real.shape = value.type, value.shape
-        value.replace_all_uses_with(real)
+        first, kind = STANDARD.get(packing.bits, (math.inf, ""))
+        if self._opset >= first:
+            dtype = ir.DataType[kind if packing.signed else f"U{kind}"]
+            stored = self._emit.constant(f"{value.name}_{packing.bits}bits", codes.astype(dtype.numpy()))
+            found = self._cast(stored, ir.DataType.from_numpy(codes.dtype))
+        else:
+            found = self._looked_up(str(value.name), codes, packing)
+        found.type, found.shape = value.type, value.shape
+        value.replace_all_uses_with(found)
+        name = value.name
         self._emit.release(value)
-        real.name = name
+        found.name = name
 
-    def _unpacked(self, name: str, plane: Constant, table: Constant, shape: tuple[int, ...]) -> ir.Value:
-        count, size = table.shape[1], math.prod(shape)
-        name = f"{name}_{8 // count}bits"
-        (index,) = self._emit.node("Cast", (self._emit.constant(name, plane),), f"{name}_Cast", INTEGERS)
-        (codes,) = self._emit.node("Gather", (self._constant("unpack", table), index), f"{name}_Gather")
-        if size % count:
-            (codes,) = self._emit.node("Reshape", (codes, self._integers(-1)), f"{name}_flat")
-            (codes,) = self._emit.node("Slice", (codes, self._integers(0), self._integers(size)), f"{name}_Slice")
-        return self._emit.node("Reshape", (codes, self._integers(*shape)), f"{name}_Reshape")[0]
+    def _looked_up(self, name: str, codes: Constant, packing: Packing) -> ir.Value:
+        """Case 2."""
+        parts = []
+        for plane, table in zip(packing.pack(codes), packing.tables(codes.dtype), strict=True):
+            stored = self._emit.constant(f"{name}_{8 * ROWS // table.size}bits", plane)
+            index = self._cast(stored, ir.DataType.INT32)
+            parts.append(self._node("Gather", self._shared(table), index))
+        if len(parts) > 1 and self._opset < JOINED:
+            what = f"{packing.bits}-bit weights need opset {JOINED}, the model has {self._opset}"
+            raise ModelError(what, where=name, fix=f"export with opset {JOINED} or later, or use 2, 4 or 8 bits")
+        found = parts[0] if len(parts) == 1 else self._node("BitwiseOr", *parts)
+        if plane.size * table[0].size > codes.size:
+            found = self._node("Reshape", found, self._sizes(-1))
+            found = self._node("Slice", found, self._sizes(0), self._sizes(codes.size))
+        return self._node("Reshape", found, self._sizes(*codes.shape))
 
-    def _integers(self, *values: int) -> ir.Value:
-        return self._constant("sizes", np.asarray(values, np.int64))
+    def _cast(self, value: ir.Value, to: ir.DataType) -> ir.Value:
+        return self._emit.node("Cast", (value,), "unpack_Cast", {"to": int(to)})[0]
 
-    def _constant(self, name: str, array: Constant) -> ir.Value:
-        key = (f"{name} {array.dtype} {array.shape}", array.tobytes())
+    def _node(self, op_type: str, *inputs: ir.Value) -> ir.Value:
+        return self._emit.node(op_type, inputs, f"unpack_{op_type}")[0]
+
+    def _sizes(self, *sizes: int) -> ir.Value:
+        return self._shared(np.asarray(sizes, np.int64))
+
+    def _shared(self, array: Constant) -> ir.Value:
+        key = (f"{array.dtype} {array.shape}", array.tobytes())
         if key not in self._constants:
-            self._constants[key] = self._emit.constant(name, array)
+            self._constants[key] = self._emit.constant("unpack", array)
         return self._constants[key]
