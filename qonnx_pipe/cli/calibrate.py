@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from qonnx_pipe.cli import output
 from qonnx_pipe.errors import DataError
+
+if TYPE_CHECKING:
+    from qonnx_pipe.core.site import SiteMap
+    from qonnx_pipe.core.statistics import Requests
 
 MODEL = click.Path(path_type=Path)
 
@@ -72,8 +77,7 @@ def command(
     from qonnx_pipe import data as data_room
     from qonnx_pipe import tasks
     from qonnx_pipe.core.artifact import sha256_file
-    from qonnx_pipe.core.site import Role
-    from qonnx_pipe.core.statistics import Provenance, Request, Requests
+    from qonnx_pipe.core.statistics import Provenance
     from qonnx_pipe.graph.summary import summarise
     from qonnx_pipe.stages.calibrate import calibrate_stage, write_table
     from qonnx_pipe.stages.plan import sites_of
@@ -95,16 +99,12 @@ def command(
         batch_size=batch_size,
         max_length=max_length,
     )
-    wanted = Requests(
-        tuple(
-            Request(site.id, histogram=histogram, samples=tokens if site.feeds or site.role is Role.HEAD else 0)
-            for site in sites.activations
-        )
-    )
     provenance = Provenance(sha256_file(model), examples.sha256, 0, 0, 0, batch_size, max_length)
     workdir = out.with_name(f".{out.name}.partial")
     with output.progress("calibrating", len(batches)) as bar:
-        table = calibrate_stage(model, sites, wanted, batches, provenance, workdir=workdir, progress=bar.advance)
+        table = calibrate_stage(
+            model, sites, _wanted(sites, histogram, tokens), batches, provenance, workdir=workdir, progress=bar.advance
+        )
     write_table(out, table)
     shutil.rmtree(workdir, ignore_errors=True)
     seen = table.provenance
@@ -116,3 +116,16 @@ def command(
     else:
         line = f"{out}: {len(table.sites)} sites, {seen.samples} samples, {seen.tokens} tokens"
         output.stdout().print(line, markup=False)
+
+
+def _wanted(sites: SiteMap, histogram: Any, tokens: int) -> Requests:
+    """What is collected of every activation: tokens of what linear layers read, and of the logits."""
+    from qonnx_pipe.core.site import Role
+    from qonnx_pipe.core.statistics import Request, Requests
+
+    return Requests(
+        tuple(
+            Request(site.id, histogram=histogram, samples=tokens if site.feeds or site.role is Role.HEAD else 0)
+            for site in sites.activations
+        )
+    )

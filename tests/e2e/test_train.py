@@ -159,7 +159,7 @@ def test_every_task_from_its_data_to_a_verdict(
     assert quantized["fidelity"]["sqnr_db"] > 15
     assert {one["name"] for one in quantized["class_drops"]} == set(exact["accuracy"]["per_class"])
     assert bool(exact["accuracy"]["per_class"]) == (task != "text-regression")
-    assert [gate["name"] for gate in verdict["gates"]] == ["agreement", "accuracy_drop"]
+    assert [gate["name"] for gate in verdict["gates"]] == ["accuracy_drop", "agreement"]
     again = ["--reference", "runs/small/float/model.onnx", "--task", task, "--data", "data.jsonl", "--max-length", 16]
     code, out, err = qpipe("validate", "runs/small/model.onnx", *again, "--json")
     assert code == 0, err
