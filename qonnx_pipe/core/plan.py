@@ -21,7 +21,9 @@ from qonnx_pipe.core.spec import QuantSpec
 
 Placement = Literal["matmul_inputs", "full"]
 MatMulForm = Literal["integer", "qdq"]
-Lowering = Literal["integer", "qdq", "split", "fold", "expand", "reference", "gather_dq", "float", "auto"]
+Lowering = Literal[
+    "integer", "qdq", "split", "fold", "expand", "reference", "gather_dq", "nbits", "blocked", "float", "auto"
+]
 """The form in the graph; "auto" stands only in a plan that calibration has yet to settle."""
 
 
@@ -115,6 +117,7 @@ def _entry_to_json(entry: PlanEntry) -> dict[str, object]:
             "form": spec.form,
             "columns": spec.columns,
             "rounding": spec.rounding,
+            "accuracy_level": spec.accuracy_level,
         },
         "lowering": entry.lowering,
         "rule": entry.rule,
@@ -137,7 +140,7 @@ def _entry_from_json(data: Mapping[str, Any]) -> PlanEntry:
     spec = data["spec"]
     if spec is not None:
         granularity = _granularity_from_json(spec["granularity"])
-        rest = {name: spec[name] for name in ("symmetric", "range", "smooth", "shift", "form", "columns", "rounding")}
+        rest = {name: value for name, value in spec.items() if name not in ("dtype", "granularity")}
         spec = QuantSpec(QTYPES[spec["dtype"]], granularity, **rest)
     return PlanEntry(site, spec, data["lowering"], data["rule"], data["reason"])
 

@@ -12,6 +12,9 @@ RangeMethod = Literal[
     "minmax", "running_minmax", "mse", "mse_grid", "golden_section", "percentile", "entropy", "cross_entropy"
 ]
 Rounding = Literal["nearest", "adaround", "gptq"]
+AccuracyLevel = Literal[0, 4]
+"""How onnxruntime multiplies by weights in blocks of inputs: in float, or with the activation in 8 bits."""
+
 Form = Literal["auto", "reference", "split", "fold", "expand", "float"]
 """How a quantizer of activations becomes nodes; see `graph.lowerings`."""
 
@@ -24,7 +27,7 @@ class QuantSpec:
     activations, is SmoothQuant's migration strength α in (0, 1]: how much of the dimensions' differences in range goes
     into the weights that read them (Xiao et al. 2022, eq. 4); 0 leaves both alone. `shift` also moves the middle of
     each dimension into the biases (Wei et al. 2023). `form` is the wanted lowering, `columns` how many `expand` may
-    add, `rounding`, for weights, how real values become codes.
+    add, `rounding`, for weights, how real values become codes, `accuracy_level` how MatMulNBits multiplies by them.
     """
 
     dtype: QType
@@ -36,6 +39,7 @@ class QuantSpec:
     form: Form = "auto"
     columns: int = 16
     rounding: Rounding = "nearest"
+    accuracy_level: AccuracyLevel = 4
 
     @property
     def folds(self) -> bool:
@@ -54,5 +58,6 @@ class QuantSpec:
             " shift": self.shift,
             f" {self.form}": self.form != "auto",
             f" {self.rounding}": self.rounding != "nearest",
+            f" accuracy_level {self.accuracy_level}": self.accuracy_level != 4,
         }
         return f"{self.dtype.name} {self.granularity} {self.range}{''.join(text for text, on in extras.items() if on)}"

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from qonnx_pipe.core.kernels import FLOAT_ACTIVATION, FLOAT_WEIGHT, INTEGER_OPS, WeightMatMul
 from qonnx_pipe.graph import io
-from qonnx_pipe.graph.packing import packed
+from qonnx_pipe.graph.lowerings.packing import packed
 from qonnx_pipe.graph.walk import consumers, is_constant
 
 FLOAT_OPS = {"MatMul": 1, "Gemm": 1, "FusedMatMul": 1, "FusedGemm": 1, "GemmFloat8": 1, "Attention": 1}

@@ -22,10 +22,11 @@ from qonnx_pipe.graph.lowerings.attention import fuse_attention, share_sums
 from qonnx_pipe.graph.lowerings.columns import compute_slices
 from qonnx_pipe.graph.lowerings.emit import Emitter
 from qonnx_pipe.graph.lowerings.gather import lower_table
-from qonnx_pipe.graph.lowerings.linear import LinearLowering, QuantizedWeight
+from qonnx_pipe.graph.lowerings.linear import LinearLowering
+from qonnx_pipe.graph.lowerings.packing import pack_codes
 from qonnx_pipe.graph.lowerings.reference import require_session
 from qonnx_pipe.graph.lowerings.sums import keep_norms_apart, subtract_products
-from qonnx_pipe.graph.packing import pack_codes
+from qonnx_pipe.graph.lowerings.weight import QuantizedWeight
 from qonnx_pipe.graph.walk import Linear, linears
 
 EncodeWeight = Callable[[PlanEntry, npt.NDArray[np.generic]], tuple[Encoding, npt.NDArray[np.generic]]]
@@ -120,7 +121,8 @@ class _Work:
                 scale = self._row_scale(entry, [source_of.get(linear.name) for linear in users])
                 matrix = _matrix(users[0])
                 scaled = matrix if scale is None else matrix.astype(np.float32) * scale[:, None]
-                weight = QuantizedWeight(entry.site.tensor, *self._encoded(entry, scaled), scale)
+                coded = self._encoded(entry, scaled)
+                weight = QuantizedWeight(entry.site.tensor, *coded, scale, entry.spec.accuracy_level)
             for linear in users:
                 if weight is not None:
                     self._correct(linear, weight)
@@ -144,7 +146,7 @@ class _Work:
         None where the readers of a shared weight have different quantizers, and where the weight's codes were learned.
         """
         first = sources[0]
-        if first is None or any(source is not first for source in sources):
+        if first is None or entry.lowering in ("nbits", "blocked") or any(source is not first for source in sources):
             return None
         return None if entry.spec and entry.spec.rounds_by_data else self.quantizers.row_scale(first)
 

@@ -11,7 +11,7 @@ from qonnx_pipe.core.packing import Packing
 from qonnx_pipe.core.verdict import SizeParts
 from qonnx_pipe.graph import io
 from qonnx_pipe.graph.linears import FLOAT_OPS, PLAIN_OPS, stored_codes
-from qonnx_pipe.graph.packing import packed, unpacked
+from qonnx_pipe.graph.lowerings.packing import packed, unpacked
 
 QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
@@ -77,9 +77,18 @@ def _use(node: ir.Node, index: int) -> str:
         return "other" if packed(node.outputs[0]) else "embeddings"
     if {**FLOAT_OPS, **INTEGER_OPS}.get(node.op_type) == index:
         return "weights"
+    return _behind(node, index)
+
+
+def _behind(node: ir.Node, index: int) -> str:
+    """What an initializer is for those that read what `node` makes of it."""
+    if packed(node.outputs[0]):
+        return "other"
     plain = node.op_type in PLAIN_OPS and stored_codes(node.outputs[0]) is not None
     if plain and index > 0:
         return "scales"
+    if node.op_type == "Cast" and not plain:
+        return _part(node.outputs[0])
     if plain or node.op_type in QUANTIZERS:
         uses = {_use(usage.node, usage.idx) for usage in node.outputs[0].uses()}
         return next((part for part in ("embeddings", "weights") if part in uses), "other")

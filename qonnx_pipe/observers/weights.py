@@ -35,9 +35,9 @@ columns of some thousand."""
 def encode_weight(weight: npt.NDArray[np.generic], spec: QuantSpec, *, site: str = "") -> Encoding:
     """Encoding of a weight [in, out] or a table [rows, d] by min-max or least squared error.
 
-    Groups of outputs become PerChannel(1) with equal scales inside a group. Raises ValueError for a granularity or
-    range method that weights do not have, or a shape that the group size does not divide; NumericsError, naming `site`,
-    for NaN or infinity.
+    Scales of groups along an axis are rounded to float16 (`as_halves`). Groups of outputs become PerChannel(1) with
+    equal scales inside a group. Raises ValueError for a granularity or range method that weights do not have, or a
+    shape that the group size does not divide; NumericsError, naming `site`, for NaN or infinity.
     """
     if isinstance(spec.granularity, PerOutputGroup):
         return _by_output_groups(weight, spec, spec.granularity, site)
@@ -53,7 +53,15 @@ def encode_weight(weight: npt.NDArray[np.generic], spec: QuantSpec, *, site: str
         search = _tensor_mse if isinstance(spec.granularity, PerTensor) else _block_mse
         low, high = search(blocks, low, high, spec)
     scale, zero_point = scale_and_zero_point(low, high, spec.dtype, symmetric=spec.symmetric)
+    if isinstance(spec.granularity, PerGroup):
+        scale = as_halves(scale)
     return Encoding(spec.dtype, spec.granularity, scale.reshape(shape), zero_point.reshape(shape))
+
+
+def as_halves(scale: FloatArray) -> FloatArray:
+    """Scales of groups rounded to float16, in which files store them; those that float16 cannot hold well stay."""
+    held = (scale >= np.finfo(np.float16).smallest_normal) & (scale <= np.finfo(np.float16).max)
+    return np.where(held, np.where(held, scale, 1).astype(np.float16).astype(np.float32), scale)
 
 
 def _by_output_groups(

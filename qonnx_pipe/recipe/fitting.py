@@ -15,12 +15,19 @@ from qonnx_pipe.core.granularity import (
 )
 from qonnx_pipe.core.qtype import QTYPES
 from qonnx_pipe.core.site import EMBEDDING_TABLES, Role, Site
-from qonnx_pipe.core.spec import QuantSpec
+from qonnx_pipe.core.spec import AccuracyLevel, QuantSpec
 from qonnx_pipe.recipe.settings import ActivationGroups, Activations, OutputGroups, WeightGroups, Weights
 
 Setting = Weights | Activations
 
-FIRST_WEIGHTS = Weights(dtype="int8", granularity="per_channel", symmetric=True, range="minmax", rounding="nearest")
+FIRST_WEIGHTS = Weights(
+    dtype="int8",
+    granularity="per_channel",
+    symmetric=True,
+    range="minmax",
+    rounding="nearest",
+    accuracy_level=4,
+)
 FIRST_ACTIVATIONS = Activations(
     dtype="uint8",
     granularity="per_tensor",
@@ -70,7 +77,8 @@ def fit(setting: Setting, site: Site, *, by_rule: bool) -> tuple[QuantSpec | Non
     if isinstance(setting, Weights):
         if setting.rounding in ("adaround", "gptq") and site.role in EMBEDDING_TABLES:
             raise Misfit("rounding", "a table is looked up, not multiplied: nothing to learn from", "rounding: nearest")
-        return replace(spec, rounding=setting.rounding or "nearest"), note
+        level: AccuracyLevel = 0 if setting.accuracy_level == 0 else 4
+        return replace(spec, rounding=setting.rounding or "nearest", accuracy_level=level), note
     form, columns = setting.lowering or "auto", setting.columns or 16
     smooth, shift = float(setting.smooth or 0.0), bool(setting.shift)
     return replace(spec, smooth=smooth, shift=shift, form=form, columns=columns), note

@@ -106,6 +106,12 @@ class Weights(Strict):
         "(Frantar et al. 2022); seconds.",
     )
 
+    accuracy_level: Literal[0, 4] | None = Field(
+        default=None,
+        description="For {per_group: N} on target cpu, how onnxruntime's MatMulNBits multiplies. 4 (the default): it "
+        "quantizes the activation to 8 bits, block by block, and multiplies integers. 0: in float, slower.",
+    )
+
     @field_validator("dtype", mode="before")
     @classmethod
     def _narrow(cls, value: object) -> object:

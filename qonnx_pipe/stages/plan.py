@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qonnx_pipe.core.granularity import PerChannel, PerEmbedding, PerEmbeddingGroup, PerGroup, PerTensor
-from qonnx_pipe.core.plan import Lowering, PlanEntry, QuantPlan
+from qonnx_pipe.core.plan import Lowering, Placement, PlanEntry, QuantPlan
 from qonnx_pipe.core.qtype import QTYPES
 from qonnx_pipe.core.site import EMBEDDING_TABLES, Role, Site, SiteMap, Skipped
 from qonnx_pipe.core.spec import QuantSpec
 from qonnx_pipe.errors import ModelError, Problem, RecipeError, UsageError
 from qonnx_pipe.graph import fold, io, permute
 from qonnx_pipe.graph.equalise import unequal
+from qonnx_pipe.graph.lowerings.blocks import BLOCKED, NBITS, is_block
 from qonnx_pipe.graph.npu.legal import adapted
 from qonnx_pipe.graph.sampled import matrix
 from qonnx_pipe.graph.sites import find_sites, has_other_readers
@@ -63,7 +64,7 @@ def plan_stage(recipe: Recipe, model: Path, widths: Mapping[str, int] | None = N
     return QuantPlan(
         recipe.quantize.target,
         recipe.quantize.placement,
-        tuple(entries),
+        tuple(_read_as_they_are(entries, recipe.quantize.placement)),
         tuple(skipped),
         bias_correction=recipe.quantize.bias_correction,
         equalise=recipe.quantize.equalise,
@@ -184,8 +185,8 @@ def _entry(choice: Choice, settings: Quantize) -> PlanEntry | Skipped:
         obstacle = _weight_obstacle(site, spec)
         if obstacle:
             return Skipped(site.id, obstacle)
-        form: Lowering = "gather_dq" if site.role in EMBEDDING_TABLES else settings.matmul_form
-        return PlanEntry(site, spec, form, choice.rule, choice.note or _weight_note(site, spec))
+        form = _weight_form(site, spec, settings)
+        return PlanEntry(site, spec, form, choice.rule, choice.note or _weight_note(site, spec, form))
     if settings.placement != "full" and not site.feeds:
         reason = "placement matmul_inputs: only what enters a weight MatMul is quantized"
         return PlanEntry(site, None, "float", choice.rule, reason)
@@ -201,14 +202,47 @@ def _weight_obstacle(site: Site, spec: QuantSpec) -> str:
     return ""
 
 
-def _weight_note(site: Site, spec: QuantSpec) -> str:
+def _weight_form(site: Site, spec: QuantSpec, settings: Quantize) -> Lowering:
+    """How a weight or table is written; blocks of inputs have operators of their own where kernels take them."""
+    if site.role in EMBEDDING_TABLES:
+        return "gather_dq"
+    form, bits = settings.matmul_form, spec.dtype.bits
+    if isinstance(spec.granularity, PerGroup) and is_block(spec.granularity.size):
+        if form == "integer" and bits in NBITS:
+            return "nbits"
+        if form == "qdq" and bits in BLOCKED:
+            return "blocked"
+    return form
+
+
+def _weight_note(site: Site, spec: QuantSpec, form: Lowering) -> str:
     """What a reader should know of a weight whose codes do not run as they are stored."""
+    if form == "nbits":
+        runs = "the kernel quantizes the activation to 8 bits" if spec.accuracy_level else "in float"
+        return f"MatMulNBits, accuracy_level {spec.accuracy_level}: {runs}"
+    if form == "blocked":
+        return "DequantizeLinear in blocks: the CPU provider makes MatMulNBits of it, whose activation is in 8 bits"
     notes: list[str] = []
     if spec.dtype.bits < 8:
         notes.append(f"packed: {spec.dtype.bits} bits in the file, a byte when a session has opened it")
     if isinstance(spec.granularity, PerGroup) and site.role not in EMBEDDING_TABLES:
-        notes.append("groups of inputs have no integer kernel: the MatMul runs in float")
+        notes.append("these groups of inputs have no integer kernel: the MatMul runs in float")
     return "; ".join(notes)
+
+
+def _read_as_they_are(entries: list[PlanEntry], placement: Placement) -> list[PlanEntry]:
+    """The entries, with activations float that only weights in blocks read: their kernels take real values."""
+    weights = [entry for entry in entries if entry.site.role is Role.WEIGHT]
+    blocks = {name for entry in weights if entry.lowering in ("nbits", "blocked") for name in entry.site.feeds}
+    if placement == "full":
+        return entries
+    reason = "only weights in blocks read it, and their kernel takes real values"
+    return [
+        replace(entry, spec=None, lowering="float", reason=reason)
+        if not entry.site.is_weight and entry.spec and entry.site.feeds and blocks.issuperset(entry.site.feeds)
+        else entry
+        for entry in entries
+    ]
 
 
 def _tied(model: io.Model, site: Site) -> Skipped | None:

@@ -11,6 +11,9 @@
 | `expand` | activation with windows for outlier dimensions | its codes and those of a few further columns, joined |
 | `linear` | linear layer (`integer`) | MatMulIntegerToFloat with its bias; for a split activation K of them and a Sum |
 | `linear` | linear layer (`qdq`) | MatMul or Gemm on dequantized operands; for a split activation K and a Sum |
+| `blocks` | linear layer (`nbits`) | MatMulNBits; codes of 3 bits as the nibbles of two planes |
+| `blocks` | linear layer (`blocked`) | MatMul with DequantizeLinear in blocks of inputs |
+| `packing` | codes of fewer than 8 bits | INT4, or bytes and tables, from which the codes are computed at load |
 | `attention` | softmax attention with its mask | Attention (opset 23) |
 | `attention` | position bias and mask that several layers add to their scores | one Add for all of them |
 | `sums` | Add before LayerNormalization | Sub or Sum, which onnxruntime does not fuse into a slower kernel |

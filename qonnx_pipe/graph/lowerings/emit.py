@@ -11,6 +11,9 @@ import onnx_ir as ir
 
 from qonnx_pipe.core.encoding import Encoding
 
+CONTRIB = "com.microsoft"
+"""Domain of onnxruntime's own operators."""
+
 
 @dataclass(frozen=True, eq=False)
 class Codes:
@@ -46,6 +49,16 @@ class Emitter:
         )
         self.graph.register_initializer(value)
         return value
+
+    def scales(self, name: str, array: npt.NDArray[np.float32]) -> ir.Value:
+        """Scales as halves and a Cast, computed when a session opens, where that loses nothing; else as they are."""
+        with np.errstate(over="ignore"):
+            halves = array.astype(np.float16)
+        if (halves != array).any():
+            return self.constant(name, array)
+        (scales,) = self.node("Cast", (self.constant(name, halves),), f"{name}_Cast", {"to": int(ir.DataType.FLOAT)})
+        scales.type, scales.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(array.shape)
+        return scales
 
     def node(
         self,

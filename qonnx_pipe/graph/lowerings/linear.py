@@ -2,50 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from qonnx_pipe.core.encoding import EmbeddingGroups, Encoding, FloatArray
-from qonnx_pipe.core.granularity import PerChannel, PerGroup, PerTensor
+from qonnx_pipe.core.encoding import EmbeddingGroups, Encoding
+from qonnx_pipe.core.granularity import PerTensor
 from qonnx_pipe.core.plan import Lowering
 from qonnx_pipe.graph.lowerings.activation import ActivationQuantizers, Piece
-from qonnx_pipe.graph.lowerings.emit import Codes, Emitter
+from qonnx_pipe.graph.lowerings.blocks import Blocks
+from qonnx_pipe.graph.lowerings.emit import CONTRIB, Codes, Emitter
 from qonnx_pipe.graph.lowerings.plain import plain_weight
+from qonnx_pipe.graph.lowerings.weight import QuantizedWeight
 from qonnx_pipe.graph.walk import Linear
 
 LARGEST_BIAS = np.iinfo(np.int32).max
-CONTRIB = "com.microsoft"
-"""Domain of onnxruntime's own operators."""
-
-
-@dataclass(frozen=True, eq=False)
-class QuantizedWeight:
-    """Codes [in, out] of a linear layer's weight and their encoding; new initializers are named after `name`.
-
-    `row_scale`: what the rows were multiplied by before they were quantized, shape (in,); None for nothing.
-    """
-
-    name: str
-    codes: npt.NDArray[np.generic]
-    encoding: Encoding
-    row_scale: FloatArray | None = None
-
-    def __post_init__(self) -> None:
-        if not self.is_grouped and self.encoding.granularity not in (PerTensor(), PerChannel(1)):
-            raise ValueError(f"{self.name}: weights of a linear layer are not lowered {self.encoding.granularity}")
-
-    @property
-    def is_grouped(self) -> bool:
-        """Whether groups of inputs share a scale: no integer kernel of 8 bits takes that."""
-        return isinstance(self.encoding.granularity, PerGroup) and self.encoding.granularity.axis == 0
-
-    @property
-    def kernel_type(self) -> np.dtype[np.generic]:
-        """What kernels read: int8, which all of them take, holds codes of fewer than 8 bits, unsigned ones too."""
-        return np.dtype(np.int8) if self.encoding.dtype.bits < 8 else self.encoding.dtype.storage
 
 
 class LinearLowering:
@@ -63,6 +33,9 @@ class LinearLowering:
        (layers share it, or its codes were learned); or weight in groups of inputs: real activation × plain weight
        (`plain_weight`), in float.
     6. Weight float: quantized real activation × the weight, in float.
+    7. Form "nbits", weight in blocks of inputs: MatMulNBits with the bias inside, on the real activation.
+    8. Form "blocked", the same weight: real activation × DequantizeLinear in blocks; onnxruntime makes MatMulNBits of
+       the MatMul.
     Operands that no integer kernel takes (16 bits, signed × unsigned) have form "qdq", whatever was asked for.
     A Gemm with a transposed weight is turned first; weights that several layers share are emitted once.
     """
@@ -73,6 +46,7 @@ class LinearLowering:
         self._constants: dict[tuple[QuantizedWeight, tuple[int, ...]], Codes] = {}
         self._dequantized: dict[Codes, ir.Value] = {}
         self._plains: dict[QuantizedWeight, ir.Value] = {}
+        self._blocks = Blocks(emitter)
 
     def lower(
         self, linear: Linear, activation: Encoding | None, weight: QuantizedWeight | None, form: Lowering
@@ -90,9 +64,22 @@ class LinearLowering:
                 self._quantize_bias(linear, activation, weight)
         if activation is not None:
             linear.node.replace_input_with(0, self.activations.whole(linear.source, activation))
-        if weight is not None:
-            linear.node.replace_input_with(1, self._dequantize(weight) if in_codes else self._plain(weight))
+        if weight is not None and form == "nbits":
+            self._nbits(linear, weight)
+        elif weight is not None:
+            linear.node.replace_input_with(1, self._real(weight, form, in_codes=in_codes))
             linear.node.attributes.pop("transB", None)
+
+    def _nbits(self, linear: Linear, weight: QuantizedWeight) -> None:
+        bias = None if linear.bias is None else linear.bias[0].inputs[linear.bias[1]]
+        product = self._blocks.multiply(f"{linear.name}_nbits", linear.source, weight, bias)
+        self._finish(linear, [product], [product])
+
+    def _real(self, weight: QuantizedWeight, form: Lowering, *, in_codes: bool) -> ir.Value:
+        """The weight as a float operand: behind a DequantizeLinear that onnxruntime fuses, or plain."""
+        if form == "blocked":
+            return self._blocks.dequantize(weight)
+        return self._dequantize(weight) if in_codes else self._plain(weight)
 
     def _reads_pieces(self, activation: Encoding, weight: QuantizedWeight) -> bool:
         """Whether the layer reads codes; a weight whose rows were not scaled as they ask for reads real values."""

@@ -55,7 +55,7 @@ def test_min_max_scales_by_hand(granularity: Granularity, symmetric: bool) -> No
     for block, scale in zip(blocks(values, granularity), encoding.scale.ravel(), strict=True):
         low, high = min(float(block.min()), 0.0), max(float(block.max()), 0.0)
         expected = max(-low, high) / 127 if symmetric else (high - low) / 255
-        assert scale == np.float32(expected)
+        assert scale == np.float32(np.float16(expected) if isinstance(granularity, PerGroup) else expected)
     assert encoding.granularity == granularity
 
 
@@ -71,7 +71,8 @@ def test_mse_is_no_worse_than_min_max_in_any_block(granularity: Granularity, dty
         rest = values - dequantize(quantize(values, encoding), encoding)
         errors.append([float(np.sum(block.astype(np.float64) ** 2)) for block in blocks(rest, granularity)])
     # Blocks are searched on their values, up to float32 sums (1e-5); a whole tensor on its histogram (2 %).
-    slack = 1.02 if isinstance(granularity, PerTensor) else 1.00001
+    # Scales of groups are rounded to float16, by up to 2^-11: an eighth of a step at the ends of 8 bits.
+    slack = {PerTensor: 1.02, PerGroup: 1.1}.get(type(granularity), 1.00001)
     assert all(mse <= slack * minmax for mse, minmax in zip(*errors, strict=True))
     if dtype == "int2":
         assert sum(errors[0]) < 0.9 * sum(errors[1])

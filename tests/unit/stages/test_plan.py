@@ -124,7 +124,7 @@ def test_a_weight_without_a_lowering_is_skipped_with_its_reason(
         ),
         ("ffn.output", "dtype: int4", "packed: 4 bits in the file, a byte when"),
         ("attention.output", "granularity: {per_group: 8}", "groups of inputs have no integer kernel"),
-        ("attention.output", "dtype: uint3, granularity: {per_group: 8}", "has opened it; groups of inputs have"),
+        ("attention.output", "dtype: uint3, granularity: {per_group: 8}", "has opened it; these groups of inputs have"),
     ],
 )
 def test_weights_that_do_not_run_as_they_are_stored_say_so(planned, role: str, change: str, note: str) -> None:

@@ -13,7 +13,7 @@ from qonnx_pipe.core.qtype import QTYPES
 from qonnx_pipe.errors import ModelError
 from qonnx_pipe.graph import io
 from qonnx_pipe.graph.lowerings.emit import Emitter
-from qonnx_pipe.graph.packing import pack_codes, packed, unpacked
+from qonnx_pipe.graph.lowerings.packing import pack_codes, packed, unpacked
 from qonnx_pipe.graph.quantize import quantize
 from qonnx_pipe.graph.size import low_bit_bytes, size_parts
 from qonnx_pipe.runtime.census import profile
@@ -135,9 +135,9 @@ def test_three_bits_need_an_operator_that_joins_two_planes(tmp_path) -> None:
     model.graph.opset_imports[""] = 17
     encoding, codes = coded("int3")
     plan, coding = layers.plan(lowering="integer"), {"x": per_tensor(layers.x())}
-    with pytest.raises(ModelError, match="3-bit weights need opset 18, the model has 17") as caught:
+    with pytest.raises(ModelError, match="3 or 6 bits need opset 18, the model has 17") as caught:
         quantize(model, plan, coding, lambda _entry, _weight: (encoding, codes))
-    assert caught.value.where == "w0_codes"
+    assert caught.value.where == "w0_codes_plane"
 
 
 @pytest.mark.parametrize("granularity", [PerTensor(), PerGroup(0, 8)], ids=str)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,13 +47,20 @@ def pack_codes(emit: Emitter) -> None:
     onnxruntime computes this once, when it opens a session: its kernels see the initializer that stood there before,
     under the same name. Raises ModelError where two planes need an operator that the model's opset lacks.
     """
-    unpacker = _Unpacker(emit)
+    unpacker = Unpacker(emit)
     for value in list(emit.graph.initializers.values()):
         codes = constant(value)
         if codes is None or codes.dtype not in (np.int8, np.uint8) or codes.ndim < 2 or value.is_graph_output():
             continue
-        if all(CODES.get(usage.node.op_type) == usage.idx for usage in value.uses()) and (packing := Packing.of(codes)):
+        if _holds_codes(value) and (packing := Packing.of(codes)):
             unpacker.replace(value, codes, packing)
+
+
+def _holds_codes(value: ir.Value) -> bool:
+    """Whether only what takes codes reads a value, and it is no plane or table of what was packed before."""
+    uses = [(usage.node, usage.idx) for usage in value.uses()]
+    tables = [node for node, _ in uses if node.op_type == "Gather" and packed(node.outputs[0])]
+    return not tables and unpacked(value) is value and all(CODES.get(node.op_type) == index for node, index in uses)
 
 
 def packed(value: ir.Value | None) -> Packed | None:
@@ -103,7 +110,7 @@ def unpacked(plane: ir.Value) -> ir.Value:
     return value if packed(value) else plane
 
 
-class _Unpacker:
+class Unpacker:
     """Emits the operators that unpack; what several weights need is emitted once."""
 
     def __init__(self, emit: Emitter) -> None:
@@ -119,28 +126,30 @@ class _Unpacker:
             stored = self._emit.constant(f"{value.name}_{packing.bits}bits", codes.astype(dtype.numpy()))
             found = self._cast(stored, ir.DataType.from_numpy(codes.dtype))
         else:
-            found = self._looked_up(str(value.name), codes, packing)
+            tables = packing.tables(codes.dtype)
+            found = self.looked_up(f"{value.name}_plane", packing.pack(codes), tables, codes.shape)
         found.type, found.shape = value.type, value.shape
         value.replace_all_uses_with(found)
         name = value.name
         self._emit.release(value)
         found.name = name
 
-    def _looked_up(self, name: str, codes: Constant, packing: Packing) -> ir.Value:
-        """Case 2."""
-        parts = []
-        for plane, table in zip(packing.pack(codes), packing.tables(codes.dtype), strict=True):
-            stored = self._emit.constant(f"{name}_{8 * ROWS // table.size}bits", plane)
-            index = self._cast(stored, ir.DataType.INT32)
-            parts.append(self._node("Gather", self._shared(table), index))
+    def looked_up(
+        self, name: str, planes: Sequence[Constant], tables: Sequence[Constant], shape: tuple[int, ...]
+    ) -> ir.Value:
+        """Case 2: what the tables say of the planes' bytes, [shape]."""
+        parts: list[ir.Value] = []
+        for plane, table in zip(planes, tables, strict=True):
+            stored = self._emit.constant(f"{name}_{len(parts)}", plane)
+            parts.append(self._node("Gather", self._shared(table), self._cast(stored, ir.DataType.INT32)))
         if len(parts) > 1 and self._opset < JOINED:
-            what = f"{packing.bits}-bit weights need opset {JOINED}, the model has {self._opset}"
+            what = f"weights of 3 or 6 bits need opset {JOINED}, the model has {self._opset}"
             raise ModelError(what, where=name, fix=f"export with opset {JOINED} or later, or use 2, 4 or 8 bits")
         found = parts[0] if len(parts) == 1 else self._node("BitwiseOr", *parts)
-        if plane.size * table[0].size > codes.size:
+        if planes[-1].size * tables[-1][0].size > (size := math.prod(shape)):
             found = self._node("Reshape", found, self._sizes(-1))
-            found = self._node("Slice", found, self._sizes(0), self._sizes(codes.size))
-        return self._node("Reshape", found, self._sizes(*codes.shape))
+            found = self._node("Slice", found, self._sizes(0), self._sizes(size))
+        return self._node("Reshape", found, self._sizes(*shape))
 
     def _cast(self, value: ir.Value, to: ir.DataType) -> ir.Value:
         return self._emit.node("Cast", (value,), "unpack_Cast", {"to": int(to)})[0]
