@@ -135,6 +135,26 @@ def test_weights_that_do_not_run_as_they_are_stored_say_so(planned, role: str, c
     assert entries(plan)[site].spec is not None
 
 
+@pytest.mark.parametrize(
+    ("settings", "change", "lowering", "note"),
+    [
+        ("", "dtype: int4, granularity: {per_group: 16}", "nbits", "accuracy_level 4: the kernel quantizes"),
+        ("", "dtype: int3, granularity: {per_group: 16}, accuracy_level: 0", "nbits", "accuracy_level 0: in float"),
+        ("  matmul: qdq\n", "dtype: int4, granularity: {per_group: 16}", "blocked", "DequantizeLinear in blocks"),
+        ("  matmul: qdq\n", "dtype: int3, granularity: {per_group: 16}", "qdq", "no integer kernel"),
+        ("", "dtype: int6, granularity: {per_group: 16}", "integer", "no integer kernel"),
+    ],
+)
+def test_blocks_of_inputs_have_kernels_of_their_own(planned, settings, change, lowering, note) -> None:
+    found = entries(planned(rule("{role: ffn.output}", f"weights: {{{change}}}", settings)))
+    entry = found["layer.1/weight[ffn.output]"]
+    assert entry.lowering == lowering
+    assert note in entry.reason
+    source = found["layer.1/ffn.activation"]
+    assert (source.spec is None) is (lowering in ("nbits", "blocked"))
+    assert found["layer.1/ffn.input"].spec is not None
+
+
 @pytest.mark.parametrize("symmetric", ["true", "false"])
 def test_a_table_with_one_scale_a_row_is_no_skip(planned, symmetric: str) -> None:
     plan = planned(rule("{role: embedding.word}", f"weights: {{granularity: per_row, symmetric: {symmetric}}}"))
