@@ -70,7 +70,7 @@ def _factored(gram: Doubles, order: Order, damp: float) -> tuple[Doubles, Double
         damped = gram.copy()
         damped[np.diag_indices_from(damped)] += damp * mean
         try:
-            lower: Doubles = np.linalg.cholesky(damped[np.ix_(order[::-1], order[::-1])])
+            lower = np.asarray(np.linalg.cholesky(damped[np.ix_(order[::-1], order[::-1])]), np.float64)
         except np.linalg.LinAlgError:
             damp = max(10 * damp, LEAST_DAMP)
         else:
