@@ -111,11 +111,7 @@ def command(
     if not table.sites:
         raise DataError("no activation site was seen", where=str(model))
     summary = {"out": str(out), "sites": len(table.sites), "samples": seen.samples, "tokens": seen.tokens}
-    if as_json:
-        output.emit_json(summary)
-    else:
-        line = f"{out}: {len(table.sites)} sites, {seen.samples} samples, {seen.tokens} tokens"
-        output.stdout().print(line, markup=False)
+    _say(summary, as_json=as_json)
 
 
 def _wanted(sites: SiteMap, histogram: Any, tokens: int) -> Requests:
@@ -129,3 +125,11 @@ def _wanted(sites: SiteMap, histogram: Any, tokens: int) -> Requests:
             for site in sites.activations
         )
     )
+
+
+def _say(summary: dict[str, str | int], *, as_json: bool) -> None:
+    if as_json:
+        output.emit_json(summary)
+    else:
+        line = "{out}: {sites} sites, {samples} samples, {tokens} tokens".format(**summary)
+        output.stdout().print(line, markup=False)
