@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from qonnx_pipe.core.examples import Batch
 from qonnx_pipe.core.files import write_json
 from qonnx_pipe.pipeline.progress import Progress
 from qonnx_pipe.pipeline.step import Step
@@ -11,6 +13,20 @@ from qonnx_pipe.pipeline.work import FLOAT, TOKENIZER, Work
 
 DECIDING = {"target", "placement", "matmul", "weights", "embeddings", "rules"}
 """Keys of `quantize` that decide what a weight at some width is."""
+
+
+TOKENS = 4096
+"""Tokens of the calibration examples to look at: every weight is run at every width."""
+
+
+def _enough(batches: Sequence[Batch]) -> Iterator[Batch]:
+    """Whole batches until they hold TOKENS tokens, padding included."""
+    tokens = 0
+    for batch in batches:
+        if tokens >= TOKENS:
+            return
+        tokens += max((array.size for array in batch.inputs.values() if array.ndim == 2), default=len(batch))
+        yield batch
 
 
 def sensitivity(work: Work) -> Step:
@@ -30,7 +46,7 @@ def sensitivity(work: Work) -> Step:
             work.float_model,
             found.specs,
             found.others,
-            work.batches(work.calibration, choice, sort=True),
+            list(_enough(work.batches(work.calibration, choice, sort=False))),
             task=work.recipe.model.task,
             questions=asked,
             workdir=work.store.workdir(step.key),

@@ -59,8 +59,9 @@ class Budget(Strict):
         "first. qbert: of two choices, the layers with the largest curvature get more bits (Shen et al. 2019).",
     )
     estimator: Estimator = Field(
-        default="taylor",
-        description="What tells the expected loss, for exact and greedy; `qpipe analyse sensitivity` compares them.",
+        default="measured",
+        description="What tells the expected loss, for exact and greedy. measured (the default): the model is run with one "
+        "weight quantized at a time. The others take gradients; `qpipe analyse sensitivity` compares them.",
     )
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from tests.e2e.tiny import RECIPE, TEXTS, write_csv
 pytestmark = pytest.mark.export
 
 LAYERS, OWNERS, TABLES = 2, 6, 3
+TAYLOR = ("--set", "quantize.budget.estimator=taylor")
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +128,7 @@ def test_q_berts_rule_in_a_recipe(qpipe, tmp_path: Path) -> None:
             "rules",
         ),
         (["--budget", "bits=3", "--set", "quantize.target=qnn"], 2, "target qnn cannot have"),
-        (["--budget", "bits=3", "--set", "model.task=feature-extraction"], 2, "no class scores"),
+        (["--budget", "bits=3", "--set", "model.task=feature-extraction", *TAYLOR], 2, "no class scores"),
     ],
 )
 def test_what_cannot_be_had(qpipe, options: list[str], code: int, says: str) -> None:
