@@ -60,8 +60,8 @@ class Budget(Strict):
     )
     estimator: Estimator = Field(
         default="measured",
-        description="What tells the expected loss, for exact and greedy. measured (the default): the model "
-        "is run with one weight quantized at a time. The others take gradients; `qpipe analyse sensitivity` compares them.",
+        description="What tells the expected loss, for exact and greedy. measured (the default): the model is run "
+        "with one weight quantized at a time. The others take gradients; `qpipe analyse sensitivity` compares them.",
     )
 
     @model_validator(mode="after")
