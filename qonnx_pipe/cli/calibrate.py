@@ -127,7 +127,7 @@ def _wanted(sites: SiteMap, histogram: Any, tokens: int) -> Requests:
     )
 
 
-def _say(summary: dict[str, str | int], *, as_json: bool) -> None:
+def _say(summary: dict[str, object], *, as_json: bool) -> None:
     if as_json:
         output.emit_json(summary)
     else:

@@ -12,8 +12,8 @@ from qonnx_pipe.core.files import make_folder, write_json
 from qonnx_pipe.core.verdict import Verdict
 from qonnx_pipe.core.verdict_file import read_verdict
 from qonnx_pipe.pipeline.progress import STAGES, Listener, Progress, Stage
-from qonnx_pipe.pipeline.step import Step
-from qonnx_pipe.pipeline.steps import STEPS, VERDICT
+from qonnx_pipe.pipeline.step import VERDICT, Step
+from qonnx_pipe.pipeline.steps import STEPS
 from qonnx_pipe.pipeline.training import train
 from qonnx_pipe.pipeline.work import Work, libraries
 from qonnx_pipe.recipe import Recipe

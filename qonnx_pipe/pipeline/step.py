@@ -11,6 +11,9 @@ from qonnx_pipe.pipeline.progress import Stage
 from qonnx_pipe.pipeline.work import libraries
 from qonnx_pipe.store import key_of
 
+ENCODINGS, VERDICT = "encodings.json", "verdict.json"
+"""Files that more than one step knows."""
+
 
 @dataclass(frozen=True)
 class Step:

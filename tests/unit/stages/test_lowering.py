@@ -12,7 +12,8 @@ from qonnx_pipe.core.statistics import CalibrationTable, MinMax, Provenance, Sit
 from qonnx_pipe.errors import DataError
 from qonnx_pipe.recipe import load
 from qonnx_pipe.stages.lowering import settle_forms
-from qonnx_pipe.stages.plan import LATER, plan_stage
+from qonnx_pipe.stages.plan import plan_stage
+from qonnx_pipe.stages.plan.entries import LATER
 from qonnx_pipe.stages.quantize import quantize_stage
 from tests.unit.recipe.texts import PLAIN, written
 

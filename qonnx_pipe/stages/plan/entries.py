@@ -1,156 +1,30 @@
-"""Plan: a recipe and the sites of a model → for each site a spec and a lowering, or the reason why it stays float."""
+"""Entries: what the choice for one site becomes on a processor: a spec with a lowering, or float and why."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 from qonnx_pipe.core.granularity import PerChannel, PerEmbedding, PerEmbeddingGroup, PerGroup, PerTensor
-from qonnx_pipe.core.plan import Lowering, Placement, PlanEntry, QuantPlan
+from qonnx_pipe.core.plan import Lowering, Placement, PlanEntry
 from qonnx_pipe.core.qtype import QTYPES
-from qonnx_pipe.core.site import EMBEDDING_TABLES, Role, Site, SiteMap, Skipped
+from qonnx_pipe.core.site import EMBEDDING_TABLES, Role, Site, Skipped
 from qonnx_pipe.core.spec import QuantSpec
-from qonnx_pipe.errors import ModelError, Problem, RecipeError, UsageError
 from qonnx_pipe.graph import fold, io, permute
-from qonnx_pipe.graph.equalise import unequal
 from qonnx_pipe.graph.lowerings.blocks import BLOCKED, NBITS, is_block
-from qonnx_pipe.graph.npu.legal import adapted
 from qonnx_pipe.graph.sampled import matrix
-from qonnx_pipe.graph.sites import find_sites, has_other_readers
+from qonnx_pipe.graph.sites import has_other_readers
 from qonnx_pipe.observers.expand import budget
-from qonnx_pipe.recipe import Choice, Recipe, resolve, shared_out
-from qonnx_pipe.recipe.budget import Budget
+from qonnx_pipe.recipe import Choice
 from qonnx_pipe.recipe.quantize import Quantize
 
 WIDTH = 8
 """Bits of the integers that TensorRT multiplies."""
 
-NARROW = 2
-"""Bits at which a head is warned of."""
-
 LATER = "auto: resolved after calibration"
 """The reason of an entry whose form measured time and error will choose."""
 
 
-QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearMatMul"})
-"""Operators of a model that is quantized already."""
-
-
-def plan_stage(recipe: Recipe, model: Path, widths: Mapping[str, int] | None = None) -> QuantPlan:
-    """What every site of `model` becomes under `recipe`; nothing is changed. `widths`: bits by site, of its budget.
-
-    Raises ModelError when the graph has no recognised site or is already quantized, RecipeError for a
-    rule that matches nothing, or groups that do not fit, UsageError for a budget without widths, and what `io.load`
-    raises.
-    """
-    if recipe.quantize.budget is not None and widths is None:
-        what = "a budget needs the sensitivity of the weights"
-        raise UsageError(
-            what, where="quantize.budget", fix="`qpipe run` or `qpipe plan` finds it; or give weights dtypes"
-        )
-    loaded, sites = _recognised(model)
-    entries: list[PlanEntry] = []
-    skipped = list(sites.unplaced)
-    for choice in resolve(recipe, sites, widths):
-        if recipe.quantize.static_shape:
-            entry, notes = adapted(PlanEntry(choice.site, choice.spec, "qdq", choice.rule, choice.note))
-        else:
-            entry, notes = _planned(loaded, choice, recipe.quantize)
-        entries.append(entry)
-        skipped += notes
-    if recipe.quantize.equalise:
-        skipped += unequal(loaded, [entry.site for entry in entries if entry.spec is None or not entry.spec.folds])
-    return QuantPlan(
-        recipe.quantize.target,
-        recipe.quantize.placement,
-        tuple(_read_as_they_are(entries, recipe.quantize.placement)),
-        tuple(skipped),
-        bias_correction=recipe.quantize.bias_correction,
-        equalise=recipe.quantize.equalise,
-        shape=recipe.quantize.static_shape,
-    )
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """The weights whose bits a budget chooses, each with its spec at every width; `others`: all other constants."""
-
-    specs: Mapping[Site, Mapping[int, QuantSpec]]
-    others: tuple[PlanEntry, ...]
-
-
-def candidates(recipe: Recipe, model: Path, budget: Budget) -> Candidates:
-    """What `budget` may choose in `model`; a width that a weight cannot have is none of its choices.
-
-    Raises RecipeError where nothing is left to choose or a width suits no weight on the target, and what `plan_stage`
-    raises.
-    """
-    wanted = shared_out(recipe, sites_of(model), budget)
-    specs: dict[Site, dict[int, QuantSpec]] = {}
-    refused: dict[int, str] = {}
-    plans = {
-        bits: plan_stage(recipe, model, {site: bits for site, widths in wanted.items() if bits in widths})
-        for bits in sorted({bits for widths in wanted.values() for bits in widths})
-    }
-    for bits, plan in plans.items():
-        for entry in plan.entries:
-            if bits not in wanted.get(entry.site.id, ()):
-                continue
-            if entry.spec is not None and entry.spec.dtype.bits == bits:
-                specs.setdefault(entry.site, {})[bits] = entry.spec
-            else:
-                refused.setdefault(bits, f"{entry.site.id}: {entry.reason}")
-    possible = {bits for by_bits in specs.values() for bits in by_bits}
-    problems = [_refusal(recipe, bits, possible, refused[bits]) for bits in plans if bits not in possible]
-    if problems or not specs:
-        raise RecipeError(problems or [_refusal(recipe, None, possible, "the rules decide every weight")])
-    chosen = {site.id for site in specs}
-    last = plans[max(plans)]
-    return Candidates(specs, tuple(one for one in last.entries if one.site.is_weight and one.site.id not in chosen))
-
-
-def doubts(plan: QuantPlan) -> tuple[str, ...]:
-    """What a plan does as it was told, and should not: a head at two bits."""
-    return tuple(
-        f"{entry.site.id}: {entry.spec.dtype.bits} bits in the head ({entry.rule}) cost answers and save little"
-        for entry in plan.quantized
-        if entry.spec is not None and entry.site.owner is Role.HEAD and entry.spec.dtype.bits <= NARROW
-    )
-
-
-def _refusal(recipe: Recipe, bits: int | None, possible: Set[int], reason: str) -> Problem:
-    what = "nothing to choose" if bits is None else f"target {recipe.quantize.target} cannot have {bits} bits"
-    others = ", ".join(map(str, sorted(possible)))
-    fix = f"choose from {others}" if others else "leave some weights' dtype to the budget, on a target that takes it"
-    where = recipe.origin.where(("quantize", "budget", "choices"))
-    return Problem(where, "quantize.budget.choices", f"{what} ({reason})", fix)
-
-
-def sites_of(model: Path) -> SiteMap:
-    """The sites of a file; ModelError when there is none, or it is quantized already."""
-    return _recognised(model)[1]
-
-
-def _recognised(model: Path) -> tuple[io.Model, SiteMap]:
-    """The loaded file and its sites."""
-    loaded = io.load(model)
-    if any(node.op_type in QUANTIZED for node in loaded.graph):
-        raise ModelError("the model is already quantized", where=str(model), fix="give the float model it was made of")
-    io.check_finite(loaded, model)
-    sites = find_sites(loaded)
-    if not sites.sites:
-        reasons = "; ".join(f"{skip.site}: {skip.reason}" for skip in sites.unplaced[:3])
-        raise ModelError(
-            "no recognised site: no attention with its linear layers in this graph"
-            + (f" ({reasons})" if reasons else ""),
-            where=str(model),
-            fix="give a transformer encoder that `qpipe export` wrote",
-        )
-    return loaded, sites
-
-
-def _planned(model: io.Model, choice: Choice, settings: Quantize) -> tuple[PlanEntry, tuple[Skipped, ...]]:
+def planned(model: io.Model, choice: Choice, settings: Quantize) -> tuple[PlanEntry, tuple[Skipped, ...]]:
     """One site's entry for processors, and what of the wish cannot be."""
     refused: tuple[Skipped, ...] = ()
     if settings.target == "tensorrt":
@@ -230,7 +104,7 @@ def _weight_note(site: Site, spec: QuantSpec, form: Lowering) -> str:
     return "; ".join(notes)
 
 
-def _read_as_they_are(entries: list[PlanEntry], placement: Placement) -> list[PlanEntry]:
+def read_as_they_are(entries: list[PlanEntry], placement: Placement) -> list[PlanEntry]:
     """The entries, with activations float that only weights in blocks read: their kernels take real values."""
     weights = [entry for entry in entries if entry.site.role is Role.WEIGHT]
     blocks = {name for entry in weights if entry.lowering in ("nbits", "blocked") for name in entry.site.feeds}
