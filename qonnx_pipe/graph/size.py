@@ -40,7 +40,7 @@ def size_parts(path: Path) -> SizeParts:
     for value in graph.initializers.values():
         tensor = value.const_value
         if tensor is not None:
-            bytes_of[_part(value)] += tensor.nbytes
+            bytes_of[part_of(value)] += tensor.nbytes
         if isinstance(tensor, ir.ExternalTensor):
             external.add(Path(tensor.path))
     total = path.stat().st_size + sum(data.stat().st_size for data in external)
@@ -58,13 +58,14 @@ def low_bit_bytes(path: Path) -> int:
         tensor = value.const_value
         if tensor is None or tensor.dtype not in BYTES or unpacked(value) is not value:
             continue
-        if _part(value) in ("weights", "embeddings"):
+        if part_of(value) in ("weights", "embeddings"):
             packing = Packing.of(tensor.numpy())
             saved += tensor.size * (8 - packing.bits) // 8 if packing else 0
     return size_parts(path).total - saved
 
 
-def _part(value: ir.Value) -> str:
+def part_of(value: ir.Value) -> str:
+    """The part of the file that an initializer counts to, a field of SizeParts."""
     parts = {_use(usage.node, usage.idx) for usage in unpacked(value).uses()}
     return next((part for part in ("embeddings", "weights", "scales") if part in parts), "other")
 
@@ -88,7 +89,7 @@ def _behind(node: ir.Node, index: int) -> str:
     if plain and index > 0:
         return "scales"
     if node.op_type == "Cast" and not plain:
-        return _part(node.outputs[0])
+        return part_of(node.outputs[0])
     if plain or node.op_type in QUANTIZERS:
         uses = {_use(usage.node, usage.idx) for usage in node.outputs[0].uses()}
         return next((part for part in ("embeddings", "weights") if part in uses), "other")

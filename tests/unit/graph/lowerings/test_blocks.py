@@ -13,6 +13,7 @@ from qonnx_pipe.graph import io
 from qonnx_pipe.graph.lowerings.blocks import is_block, joined
 from qonnx_pipe.graph.quantize import quantize
 from qonnx_pipe.graph.size import size_parts
+from qonnx_pipe.graph.summary import summarise
 from tests.unit.graph.lowerings.tiny import OUT, WIDTH, Layers, kernels, per_tensor, run
 
 SIZE = 16
@@ -76,7 +77,9 @@ def test_every_form_of_a_linear_layer(tmp_path, form) -> None:
 def test_the_file_holds_the_bits_half_scales_and_zero_points_where_needed(tmp_path, dtype) -> None:
     bits, blocks = QTYPES[dtype].bits, WIDTH // SIZE
     for middle in (True, False):
-        parts = size_parts(written(tmp_path, Layers("matmul"), *coded(dtype, middle=middle), "nbits"))
+        path = written(tmp_path, Layers("matmul"), *coded(dtype, middle=middle), "nbits")
+        parts = size_parts(path)
+        assert list(summarise(path).bits.values()) == [{f"{bits} bits": WIDTH * OUT}]
         assert parts.weights == WIDTH * OUT * bits // 8
         zeros = 0 if middle and bits != 3 else OUT * -(-blocks * (4 if bits == 3 else bits) // 8)
         symmetric = middle and bits == 3 and dtype.startswith("int")

@@ -16,6 +16,7 @@ from qonnx_pipe.graph.lowerings.emit import Emitter
 from qonnx_pipe.graph.lowerings.packing import pack_codes, packed, unpacked
 from qonnx_pipe.graph.quantize import quantize
 from qonnx_pipe.graph.size import low_bit_bytes, size_parts
+from qonnx_pipe.graph.summary import summarise
 from qonnx_pipe.runtime.census import profile
 from tests.unit.graph.lowerings.tiny import EPSILON, OUT, WIDTH, Layers, kernels, per_tensor, run
 from tests.zoo import graphs
@@ -64,6 +65,13 @@ def test_onnxruntime_unpacks_when_it_opens_the_file(tmp_path, dtype) -> None:
     optimized = onnx.load(profile(path, {"x": x}, tmp_path, runs=1).optimized)
     assert [node.op_type for node in optimized.graph.node] == ["QuantizeLinear", "MatMulIntegerToFloat"]
     assert "w0_codes" in {one.name for one in optimized.graph.initializer}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_summary_counts_weights_with_their_bits(tmp_path, dtype) -> None:
+    path, *_ = written(tmp_path, Layers("matmul_add"), dtype)
+    (kinds,) = summarise(path).bits.values()
+    assert kinds == {f"{QTYPES[dtype].bits} bits": WIDTH * OUT}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
