@@ -120,9 +120,16 @@ class FakeQuantizer(torch.nn.Module):
         low, high = low.clamp_max(0).reshape(self.scale.shape), high.clamp_min(0).reshape(self.scale.shape)
         if self.spec.symmetric:
             bound = torch.maximum(-low, high) / ((1 << (dtype.bits - 1)) - 1)
-            return bound.float().clamp_min(float(TINY_SCALE)), self.zero
+            return self._stored(bound.float().clamp_min(float(TINY_SCALE))), self.zero
         scale = ((high - low) / dtype.levels).float().clamp_min(float(TINY_SCALE))
-        return scale, (dtype.qmin - low / scale).round().clamp(dtype.qmin, dtype.qmax).float()
+        return self._stored(scale), (dtype.qmin - low / scale).round().clamp(dtype.qmin, dtype.qmax).float()
+
+    def _stored(self, scale: Tensor) -> Tensor:
+        """Scales of groups along an axis as files store them: `observers.weights.as_halves`."""
+        if not isinstance(self.layout, PerGroup):
+            return scale
+        held = (scale >= torch.finfo(torch.float16).smallest_normal) & (scale <= torch.finfo(torch.float16).max)
+        return torch.where(held, scale.half().float(), scale)
 
 
 def _shared(spec: QuantSpec, first: Encoding) -> tuple[Any, Any]:

@@ -194,7 +194,7 @@ def _predict(path: Path, provider: str, data: _Evaluation) -> _Predictions:
     batches = list(of_shape(data.batches, *shape)) if shape else data.batches
     with data.worker(path, provider) as worker:
         outputs = worker.predict(batch.inputs for batch in batches)
-        scored = [data.task.scored(_of_examples(*pair), pair[1]) for pair in zip(outputs, batches, strict=True)]
+        scored = [data.task.scored(*_of_examples(*pair)) for pair in zip(outputs, batches, strict=True)]
         rows = np.concatenate(scored)
     if broken := int((~np.isfinite(rows)).any(axis=1).sum()):
         judged = "tokens" if batches[0].readings else "examples"
@@ -206,9 +206,10 @@ def _predict(path: Path, provider: str, data: _Evaluation) -> _Predictions:
     return _Predictions(rows, data.task.answered(rows, data.batches, data.labels, data.id2label))
 
 
-def _of_examples(outputs: Outputs, batch: Batch) -> Outputs:
-    """Outputs without the rows that fill up a batch of a fixed size."""
-    return {name: values[: len(batch)] for name, values in outputs.items() if values.ndim}
+def _of_examples(outputs: Outputs, batch: Batch) -> tuple[Outputs, Batch]:
+    """Outputs and inputs without the rows that fill up a batch of a fixed size."""
+    kept = {name: values[: len(batch)] for name, values in outputs.items() if values.ndim}
+    return kept, replace(batch, inputs={name: values[: len(batch)] for name, values in batch.inputs.items()})
 
 
 def _judged(result: Result, path: Path, data: _Evaluation, baseline: _Predictions | Result) -> Result:
