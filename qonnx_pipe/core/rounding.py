@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qonnx_pipe.core.encoding import Encoding, FloatArray
-from qonnx_pipe.core.numerics import dequantize, quantize
+from qonnx_pipe.core.numerics import broadcast, dequantize, quantize
 from qonnx_pipe.core.reconstruction import Reconstruction
 
 Codes = npt.NDArray[np.generic]
@@ -58,8 +58,17 @@ class Learned:
         )
 
 
+def is_rounding_of(codes: Codes, weight: FloatArray, encoding: Encoding) -> bool:
+    """Whether every code is its weight rounded up or down, or clipped to the type's ends: what AdaRound gives."""
+    if codes.shape != weight.shape or codes.dtype.kind not in "iu":
+        return False
+    scale, zero_point = broadcast(encoding, weight.shape)
+    real = np.clip(weight / scale + zero_point, encoding.dtype.qmin, encoding.dtype.qmax)
+    return bool(np.all(np.abs(codes.astype(np.int32) - real) < 1 + 1e-3))
+
+
 def belong(codes: Codes, weight: FloatArray, encoding: Encoding) -> bool:
-    """Whether codes may be those of a weight: of its shape, within the type's ends, and pointing where it points.
+    """Whether codes may be GPTQ's of a weight: of its shape, within the type's ends, and pointing where it points.
 
     GPTQ moves a code by more than a step to make up for others, so no single code tells.
     """

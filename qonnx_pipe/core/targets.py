@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 IGNORED = -100
-"""The target of a row that does not count: a padded token."""
+"""The target of a row that does not count, such as a padded token; torch's cross-entropy leaves it out by itself."""
 
 Targets = Mapping[str, npt.NDArray[np.int64]]
 """Output with class scores → class of each of its rows, its shape without the last axis."""

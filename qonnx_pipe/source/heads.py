@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qonnx_pipe.core.examples import Array, Batch, Form, Reading
+from qonnx_pipe.core.targets import IGNORED
 
 if TYPE_CHECKING:
     import torch
-
-UNJUDGED = -100
-"""Target of a token that is not learned from; torch's cross-entropy leaves it out."""
 
 AUTO_CLASSES: Mapping[Form, str] = {
     "class": "AutoModelForSequenceClassification",
@@ -38,7 +36,7 @@ def settings(form: Form, classes: Sequence[str]) -> dict[str, Any]:
 def targets(batch: Batch, form: Form, classes: Sequence[str]) -> Array:
     """What the outputs of a labelled batch should be.
 
-    class: ids [batch]. tags: ids [batch, sequence], UNJUDGED where no word begins. number: float32 [batch]. answers:
+    class: ids [batch]. tags: ids [batch, sequence], IGNORED where no word begins. number: float32 [batch]. answers:
     first and last token [batch, 2], both the first of the row where the answer stands in another part of the text.
     """
     labels = [str(label) for label in batch.labels]
@@ -49,7 +47,7 @@ def targets(batch: Batch, form: Form, classes: Sequence[str]) -> Array:
         return np.array([ids[label] for label in labels], np.int64)
     if form == "answers":
         return np.array([_span(*pair) for pair in zip(batch.readings, labels, strict=True)], np.int64)
-    found = np.full(batch.inputs["input_ids"].shape, UNJUDGED, np.int64)
+    found = np.full(batch.inputs["input_ids"].shape, IGNORED, np.int64)
     for row, (reading, label) in enumerate(zip(batch.readings, labels, strict=True)):
         tags = label.split(" ")
         for position, begin in zip(reading.positions.tolist(), reading.spans[:, 0].tolist(), strict=True):
@@ -106,7 +104,7 @@ def _of_tags(outputs: Any, wanted: torch.Tensor) -> torch.Tensor:
     import torch
 
     logits = outputs.logits
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=UNJUDGED)
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED)
 
 
 def _of_numbers(outputs: Any, wanted: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from qonnx_pipe.core.examples import Array
 from qonnx_pipe.core.network import Network, Node
 from qonnx_pipe.errors import ModelError
-from qonnx_pipe.source.operators import OPERATORS, compute
+from qonnx_pipe.source.operators import compute, is_known
 
 Hook = Callable[[Tensor], Tensor]
 """Takes a tensor and gives what every reader gets instead."""
@@ -110,8 +110,9 @@ def _branch(
 
 def _check(network: Network) -> None:
     for node in _all_nodes(network):
-        if node.operator not in OPERATORS and node.operator != "If":
-            what = f"operator {node.operator} cannot be computed in torch"
+        if node.operator != "If" and not is_known(node):
+            reduction = node.attributes.get("reduction", "")
+            what = f"operator {node.operator}{reduction and f' with reduction {reduction}'} cannot be computed in torch"
             raise ModelError(
                 what, where=node.name, fix="give the float graph of an encoder, as `qpipe export` makes it"
             )

@@ -156,9 +156,7 @@ def _shape(attributes: Attributes, data: Tensor) -> Tensor:
     return torch.tensor(sizes, dtype=torch.int64, device=data.device)
 
 
-def _scatter(attributes: Attributes, data: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
-    if attributes.get("reduction", "none") != "none":
-        raise NotImplementedError("ScatterND with a reduction")
+def _scatter(_: Attributes, data: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
     return data.index_put(tuple(indices.unbind(-1)), updates)
 
 
@@ -252,8 +250,13 @@ OPERATORS: Mapping[str, Operator] = {
 """All that `source.network` can compute, besides If."""
 
 
+def is_known(node: Node) -> bool:
+    """Whether `compute` takes a node: its operator stands in OPERATORS, and a ScatterND only writes."""
+    return node.operator in OPERATORS and node.attributes.get("reduction", "none") == "none"
+
+
 def compute(node: Node, inputs: list[Tensor | None]) -> tuple[Tensor, ...]:
-    """The outputs of a node whose operator stands in OPERATORS."""
+    """The outputs of a node that `is_known`."""
     while inputs and inputs[-1] is None:
         inputs.pop()
     result = OPERATORS[node.operator](node.attributes, *inputs)

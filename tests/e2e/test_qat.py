@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +10,14 @@ import numpy as np
 import onnx
 import pytest
 
-from qonnx_pipe.cli import main
 from qonnx_pipe.core.encoding import Encoding
 from qonnx_pipe.core.numerics import quantize, sqnr_db
 from qonnx_pipe.core.plan import QuantPlan
 from qonnx_pipe.recipe import load
-from tests.zoo.checkpoints import WORDS
-from tests.zoo.learners import make_learner
+from tests.e2e.learning import Run, write_learner
 
 pytestmark = pytest.mark.export
 
-FLOAT = """\
-version: 1
-name: learned
-model: {source: checkpoint, task: text-classification}
-data:
-  train: {source: texts.csv, batch_size: 8, max_length: 16}
-  validation: {source: texts.csv, max_length: 16}
-train: {epochs: 4, learning_rate: 0.005}
-"""
 QAT = """\
 version: 1
 name: small
@@ -52,7 +39,6 @@ quantize:
   qat: {epochs: 2, learning_rate: 0.001, loss: {hidden: 0.1, attention: 0.1}}
 validate: {latency: {shapes: []}, gates: {agreement: 0.9}}
 """
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -62,35 +48,14 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from qonnx_pipe.store import Store
 
     folder = tmp_path_factory.mktemp("qat")
-    make_learner(folder / "checkpoint")
-    rng = np.random.default_rng(0)
-    rows = [f"{' '.join(rng.choice(WORDS[index % 2 :: 2], 8))},{('happy', 'sad')[index % 2]}" for index in range(200)]
-    (folder / "texts.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    rows = write_learner(folder)
     (folder / "bare.csv").write_text("\n".join(["text", *(row.partition(",")[0] for row in rows)]) + "\n")
-    (folder / "learned.yaml").write_text(FLOAT)
     (folder / "small.yaml").write_text(QAT)
     store = Store(folder / "cache")
     entry = pipeline.train(load(folder / "learned.yaml"), lambda _: None, store)
     store.materialize(entry, entry.files, folder / "float")
     pipeline.run(load(folder / "small.yaml"), folder / "run", lambda _: None, store=store)
     return folder
-
-
-@pytest.fixture
-def place(origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = shutil.copytree(origin, tmp_path / "place")
-    monkeypatch.setenv("QPIPE_CACHE", str(folder / "cache"))
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture
-def qpipe(place: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*words: object) -> tuple[int, str, str]:
-        code = main([*map(str, words)])
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def read(path: Path) -> Any:

@@ -10,22 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qonnx_pipe.cli import main
+from tests.e2e.learning import Run, write_learner
 from tests.zoo.checkpoints import WORDS
-from tests.zoo.learners import make_learner
 
 pytestmark = pytest.mark.export
 
-TRAINING = """\
-version: 1
-name: learned
-model: {source: checkpoint, task: text-classification}
-data:
-  train: {source: texts.csv, batch_size: 8, max_length: 16}
-  validation: {source: texts.csv, max_length: 16}
-  evaluation: {source: texts.csv, max_length: 16}
-train: {epochs: 4, learning_rate: 0.005}
-"""
 QUANTIZING = """\
 version: 1
 name: small
@@ -35,37 +24,15 @@ data:
   evaluation: {source: texts.csv, split: [validation, test], max_length: 16}
 validate: {latency: {shapes: []}, gates: {agreement: 0.8}}
 """
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that can learn, and 200 texts: happy and sad ones have no word in common."""
     folder = tmp_path_factory.mktemp("train")
-    make_learner(folder / "checkpoint")
-    rng = np.random.default_rng(0)
-    rows = [f"{' '.join(rng.choice(WORDS[index % 2 :: 2], 8))},{('happy', 'sad')[index % 2]}" for index in range(200)]
-    (folder / "texts.csv").write_text("\n".join(["text,label", *rows]) + "\n")
-    (folder / "learned.yaml").write_text(TRAINING)
+    write_learner(folder)
     (folder / "small.yaml").write_text(QUANTIZING)
     return folder
-
-
-@pytest.fixture
-def place(origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = shutil.copytree(origin, tmp_path / "place")
-    monkeypatch.setenv("QPIPE_CACHE", str(folder / "cache"))
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture
-def qpipe(place: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*words: object) -> tuple[int, str, str]:
-        code = main([*map(str, words)])
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_training_and_what_it_writes(qpipe: Run, place: Path) -> None:

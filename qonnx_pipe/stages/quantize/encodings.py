@@ -12,7 +12,7 @@ from qonnx_pipe.core.affine import Affine
 from qonnx_pipe.core.encoding import Encoding, FloatArray
 from qonnx_pipe.core.granularity import PerTensor
 from qonnx_pipe.core.plan import PlanEntry
-from qonnx_pipe.core.rounding import Codes, belong
+from qonnx_pipe.core.rounding import Codes, belong, is_rounding_of
 from qonnx_pipe.core.statistics import CalibrationTable, SiteStatistics
 from qonnx_pipe.errors import DataError
 from qonnx_pipe.observers import OBSERVERS
@@ -102,7 +102,8 @@ def encode_and_round(
         raise DataError("no learned codes", where=site, fix="`qpipe run` learns them; or use rounding: nearest")
     if not spec.rounds_by_data or rounded is None or site not in rounded:
         return encoding, quantize_weight(weight, encoding)
-    if not belong(rounded[site], np.asarray(weight, np.float32), encoding):
+    fits = is_rounding_of if spec.rounding == "adaround" else belong
+    if not fits(rounded[site], np.asarray(weight, np.float32), encoding):
         what = "the learned codes are of another weight, or its rows are scaled for a per-embedding activation"
         raise DataError(what, where=site, fix="learn them again, or give the weight rounding: nearest")
     return encoding, rounded[site]

@@ -6,7 +6,7 @@ import pytest
 from qonnx_pipe.core.encoding import Encoding
 from qonnx_pipe.core.granularity import PerChannel
 from qonnx_pipe.core.qtype import QTYPES
-from qonnx_pipe.core.rounding import belong
+from qonnx_pipe.core.rounding import belong, is_rounding_of
 
 WEIGHT = np.random.default_rng(0).normal(0, 1, (64, 32)).astype(np.float32)
 
@@ -50,3 +50,15 @@ def test_codes_of_another_shape_or_type_do_not() -> None:
 def test_nothing_belongs_to_nothing() -> None:
     encoding = Encoding(QTYPES["int4"], PerChannel(1), np.ones(2), np.zeros(2))
     assert belong(np.zeros((3, 2), np.int8), np.zeros((3, 2), np.float32), encoding)
+
+
+def test_a_rounding_is_no_more_than_a_step_away() -> None:
+    encoding = per_column("int4")
+    codes = rounded(WEIGHT, encoding)
+    up = np.clip(np.ceil(WEIGHT / encoding.scale), -8, 7).astype(np.int8)
+    assert is_rounding_of(codes, WEIGHT, encoding)
+    assert is_rounding_of(up, WEIGHT, encoding)
+    further = codes.copy()
+    further[3, 5] += 2 if codes[3, 5] < 0 else -2
+    assert belong(further, WEIGHT, encoding)
+    assert not is_rounding_of(further, WEIGHT, encoding)

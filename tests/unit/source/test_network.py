@@ -140,6 +140,13 @@ def test_an_unknown_operator_is_named() -> None:
     assert caught.value.where == "mystery"
 
 
+def test_a_scatter_that_adds_is_named_too() -> None:
+    node = Node("sum", "ScatterND", ("x", "i", "u"), ("y",), {"reduction": "add"})
+    with pytest.raises(ModelError, match="ScatterND with reduction add") as caught:
+        GraphModule(Network(("x", "i", "u"), ("y",), (node,), {}))
+    assert caught.value.where == "sum"
+
+
 def test_other_weights_are_written_under_the_same_names(exported: Exported, tmp_path: Path) -> None:
     model = exported("bert")
     module = GraphModule(read_network(model))
