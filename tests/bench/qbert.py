@@ -106,7 +106,8 @@ def qbert(_rounds: int) -> Outcome:
 
 
 def _judged(case: Case, variant: Variant) -> Judged:
-    recipe = load(find(variant.recipe), (*case.changes, *variant.changes, "validate.latency.shapes=[]"))
+    changes = (*case.changes, *case.texts, *variant.changes, "validate.latency.shapes=[]")
+    recipe = load(find(variant.recipe), changes)
     folder = FOLDER / "-".join((case.name, variant.recipe, variant.name)).replace(", ", "-").replace(" ", "-")
     verdict = pipeline.run(recipe, folder, lambda _: None, last="validate").verdict
     assert verdict is not None
