@@ -59,7 +59,9 @@ def _show(result: Path, metrics: dict[str, Any]) -> None:
     what = next((metric["name"] for metric in judged.values()), "")
     for number, epoch in enumerate(metrics["epochs"], start=1):
         score = "" if epoch["accuracy"] is None else f", validation {what} {epoch['accuracy']:.2%}"
-        console.print(f"epoch {number}: loss {epoch['loss']:.4f}{score}")
+        held_out = f", loss there {epoch['held_out_loss']:.4f}" if "held_out_loss" in epoch else ""
+        kept = ", kept" if number == metrics.get("chosen", {}).get("epoch") else ""
+        console.print(f"epoch {number}: loss {epoch['loss']:.4f}{score}{held_out}{kept}")
     for name, metric in judged.items():
         low, high = metric["interval"]
         console.print(f"{name}: {metric['value']:.2%} [{low:.2%}, {high:.2%}] of {metric['n']}", markup=False)

@@ -13,6 +13,9 @@ Share = Annotated[float, Field(ge=0)]
 Ranges = Literal["learned", "fixed", "current"]
 """What decides the ranges of quantizers during a training."""
 
+Criterion = Literal["accuracy", "held_out_loss"]
+"""What tells the best epoch: the task's metric on data.validation, or the loss there."""
+
 
 class Training(Strict):
     """How the model is fine-tuned: AdamW, linear warm-up, linear decay to zero; the best epoch is kept."""
@@ -29,6 +32,11 @@ class Training(Strict):
     seed: Annotated[int, Field(ge=0)] = Field(
         default=0, description="Seed of the new head, of dropout and of the order of the batches."
     )
+
+    @property
+    def chosen_by(self) -> Criterion:
+        """What tells the epoch that is kept."""
+        return "accuracy"
 
 
 class Loss(Strict):
@@ -76,3 +84,8 @@ class QAT(Training):
         "the codes, for a zero point.",
     )
     loss: Loss = Field(default=Loss(), description="What is minimised.")
+
+    @property
+    def chosen_by(self) -> Criterion:
+        """Where the float model alone teaches, the distance from it: it is far less noisy than a count of answers."""
+        return "accuracy" if self.loss.labels else "held_out_loss"

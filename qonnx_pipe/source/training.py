@@ -17,7 +17,7 @@ import numpy as np
 from qonnx_pipe.core.examples import Batch
 from qonnx_pipe.core.files import writing
 from qonnx_pipe.errors import NumericsError
-from qonnx_pipe.recipe.training import Training
+from qonnx_pipe.recipe.training import Criterion, Training
 from qonnx_pipe.source.loading import quiet
 
 if TYPE_CHECKING:
@@ -41,12 +41,15 @@ class Epoch:
     accuracy: float | None
     held_out_loss: float | None = None
 
-    def beats(self, others: Sequence[Epoch]) -> bool:
-        """Whether it is better than all `others`: by the metric, then by the loss on the held-out examples."""
-        return all(self._rank() > other._rank() for other in others)
 
-    def _rank(self) -> tuple[float, float]:
-        return self.accuracy or 0.0, -(self.held_out_loss or 0.0)
+def best(epochs: Sequence[Epoch], by: Criterion) -> int:
+    """Index of the best epoch by one of its figures, where these are equal by the other, then the earliest."""
+
+    def rank(epoch: Epoch) -> tuple[float, float]:
+        score, nearness = epoch.accuracy or 0.0, float(np.nan_to_num(-(epoch.held_out_loss or 0.0), nan=-np.inf))
+        return (score, nearness) if by == "accuracy" else (nearness, score)
+
+    return max(range(len(epochs)), key=lambda index: rank(epochs[index]))
 
 
 class Trainable(Protocol):
@@ -88,7 +91,7 @@ def fit(
     workdir: Path,
     progress: Callable[[int], None],
 ) -> tuple[Epoch, ...]:
-    """Train `learner` in place, leave it with the weights of its best epoch, and return all epochs.
+    """Train `learner` in place, leave it with the weights of its `best` epoch, and return all epochs.
 
     After each epoch everything is saved in `workdir`, from where the same call goes on after an interruption, to the
     same bytes. `progress` hears the number of steps done. Raises NumericsError when the loss is no number.
@@ -109,10 +112,9 @@ def fit(
                 learner, batches(number), optimizer, schedule, settings=settings, number=number, progress=progress
             )
             module.train(False)
-            epoch = Epoch(loss, *judge())
-            if epoch.beats(epochs):
+            epochs.append(Epoch(loss, *judge()))
+            if best(epochs, settings.chosen_by) == number:
                 _save(workdir / BEST, module.state_dict())
-            epochs.append(epoch)
             states = {name: part.state_dict() for name, part in parts.items()}
             facts = [(epoch.loss, epoch.accuracy, epoch.held_out_loss) for epoch in epochs]
             _save(workdir / STATE, {**states, "epochs": facts})

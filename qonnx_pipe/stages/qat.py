@@ -51,10 +51,10 @@ def qat_stage(
     """Write `trained.onnx` (the float graph with trained weights) and `qat.json` into `folder`.
 
     `model` is the exported float file, its tokenizer and `config.json` beside it; it is its own teacher. The epoch that
-    is best on `validation`, by the task's metric and then by the loss, is kept. `workdir` outlives an interruption: the
-    same call goes on after the last whole epoch. Raises UsageError for forms that cannot be trained, DataError for
-    texts without the labels that the loss needs, ModelError for a graph that torch cannot compute, NumericsError for a
-    loss that is no number.
+    is best on `validation` is kept: by the task's metric, or by the loss where no labels count. `workdir` outlives an
+    interruption: the same call goes on after the last whole epoch. Raises UsageError for forms that cannot be trained,
+    DataError for texts without the labels that the loss needs, ModelError for a graph that torch cannot compute,
+    NumericsError for a loss that is no number.
     """
     found, classes = tasks.find(task), _classes(model)
     _check_texts((train, validation), settings)
@@ -62,7 +62,7 @@ def qat_stage(
     first = _first(model, plan, table)
     with quiet():
         from qonnx_pipe.source.qat import student
-        from qonnx_pipe.source.training import fit
+        from qonnx_pipe.source.training import best, fit
 
     learner = student(read_network(model), plan, first, found.form, classes, settings=settings, where=str(model))
     tokenizer, names = model.parent / "tokenizer.json", learner.teacher.network.inputs
@@ -86,6 +86,7 @@ def qat_stage(
         "examples": {"train": len(train.examples), "validation": len(validation.examples)},
         "untrained": {"accuracy": before[0], "held_out_loss": before[1]},
         "epochs": [asdict(one) for one in epochs],
+        "chosen": {"epoch": best(epochs, settings.chosen_by) + 1, "by": settings.chosen_by},
         "settings": settings.model_dump(),
         "accuracy": {"validation": score and asdict(score)},
         "encodings": {site: encoding.to_json() for site, encoding in learner.module.encodings().items()},

@@ -67,6 +67,7 @@ def test_what_a_run_leaves(origin: Path) -> None:
     facts = read(run / "qat.json")
     assert len(facts["epochs"]) == 2
     best = max(facts["epochs"], key=lambda epoch: (epoch["accuracy"], -epoch["held_out_loss"]))
+    assert facts["chosen"] == {"epoch": facts["epochs"].index(best) + 1, "by": "accuracy"}
     assert best["held_out_loss"] < facts["untrained"]["held_out_loss"]
     assert facts["accuracy"]["validation"]["value"] == best["accuracy"]
     assert read(run / "verdict.json")["passed"]
@@ -118,6 +119,7 @@ def test_train_is_the_run_up_to_there(qpipe: Run) -> None:
     assert code == 0, err
     assert all(line.endswith("unchanged") for line in err.splitlines())
     assert "epoch 2: loss" in out
+    assert out.count(", kept") == 1
     assert "trained trained/trained.onnx" in out
 
 
@@ -165,7 +167,10 @@ def test_texts_without_labels_are_enough_for_distillation(qpipe: Run, place: Pat
     options = ["--set", "quantize.qat.loss.labels=0", "--set", "data.train.source=bare.csv"]
     code, _, err = qpipe("run", "small.yaml", "--out", "other", "--until", "qat", *options)
     assert code == 0, err
-    assert read(place / "other/qat.json")["epochs"][0]["accuracy"] is not None, "validation has labels"
+    facts = read(place / "other/qat.json")
+    assert facts["epochs"][0]["accuracy"] is not None, "validation has labels"
+    losses = [epoch["held_out_loss"] for epoch in facts["epochs"]]
+    assert facts["chosen"] == {"epoch": losses.index(min(losses)) + 1, "by": "held_out_loss"}
 
 
 def initializers(path: Path) -> dict[str, np.ndarray]:
