@@ -28,7 +28,7 @@ class PerChannel:
     axis: int
 
     def __str__(self) -> str:
-        return "per_channel"
+        return "per_channel" if self.axis else "per_row"
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,20 @@ from qonnx_pipe.core.spec import QuantSpec
 
 Placement = Literal["matmul_inputs", "full"]
 MatMulForm = Literal["integer", "qdq"]
+GatherForm = Literal["nbits", "dq"]
 Lowering = Literal[
-    "integer", "qdq", "split", "fold", "expand", "reference", "gather_dq", "nbits", "blocked", "float", "auto"
+    "integer",
+    "qdq",
+    "split",
+    "fold",
+    "expand",
+    "reference",
+    "gather_dq",
+    "gather_nbits",
+    "nbits",
+    "blocked",
+    "float",
+    "auto",
 ]
 """The form in the graph; "auto" stands only in a plan that calibration has yet to settle."""
 

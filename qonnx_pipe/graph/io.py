@@ -66,10 +66,15 @@ def match_ir_version(model: ir.Model) -> None:
 
 
 def check_finite(model: ir.Model, path: Path) -> None:
-    """Raise NumericsError when a float initializer holds NaN or infinity, naming it."""
+    """Raise NumericsError when a float initializer holds NaN or infinity, naming it.
+
+    A single −∞ is no weight: it is what a decoder's mask puts in place of the scores of later tokens.
+    """
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
-        if tensor is not None and tensor.dtype.is_floating_point() and not np.all(np.isfinite(tensor.numpy())):
+        if tensor is None or not tensor.dtype.is_floating_point() or (tensor.size == 1 and tensor.numpy() == -np.inf):
+            continue
+        if not np.all(np.isfinite(tensor.numpy())):
             raise NumericsError(
                 f"initializer {name!r} holds NaN or infinity",
                 where=str(path),

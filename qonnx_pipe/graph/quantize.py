@@ -22,6 +22,7 @@ from qonnx_pipe.graph.lowerings.attention import fuse_attention, share_sums
 from qonnx_pipe.graph.lowerings.columns import compute_slices
 from qonnx_pipe.graph.lowerings.emit import Emitter
 from qonnx_pipe.graph.lowerings.gather import lower_table
+from qonnx_pipe.graph.lowerings.gather_nbits import gather_packed
 from qonnx_pipe.graph.lowerings.linear import LinearLowering
 from qonnx_pipe.graph.lowerings.packing import pack_codes
 from qonnx_pipe.graph.lowerings.reference import require_session
@@ -156,7 +157,8 @@ class _Work:
         for entry in self.plan.quantized:
             if entry.site.role in EMBEDDING_TABLES:
                 nodes = [gathers[name] for name in entry.site.feeds]
-                lower_table(self.emit, nodes, *self._encoded(entry, _array(nodes[0].inputs[0])))
+                lower = gather_packed if entry.lowering == "gather_nbits" else lower_table
+                lower(self.emit, nodes, *self._encoded(entry, _array(nodes[0].inputs[0])))
 
     def quantize_readers(self) -> None:
         """Give every original reader of a planned site the quantized tensor; a graph output becomes quantized too."""

@@ -102,10 +102,13 @@ def _stored(value: ir.Value) -> tuple[str, int]:
     kept = value if found is None else found.planes[0]
     if part_of(kept) not in ("weights", "embeddings") or (found is None and (tensor is None or len(tensor.shape) < 2)):
         return "", 0
-    blocks = next((node for node in consumers(value) if node.op_type == "MatMulNBits"), None)
-    if blocks is not None:
-        bits, k, n = (blocks.attributes[name].as_int() for name in ("bits", "K", "N"))
+    readers = {node.op_type: node.attributes for node in consumers(value)}
+    if blocks := readers.get("MatMulNBits"):
+        bits, k, n = (blocks[name].as_int() for name in ("bits", "K", "N"))
         return f"{bits if found is None else bits * found.bits // BYTE} bits", k * n
+    if "GatherBlockQuantized" in readers and tensor is not None and tensor.dtype is ir.DataType.UINT8:
+        bits = readers["GatherBlockQuantized"].get_int("bits", 4)
+        return f"{bits} bits", tensor.size * BYTE // bits
     if found is not None:
         return f"{found.bits} bits", math.prod(value.shape.numpy() if value.shape else ())
     assert tensor is not None

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from qonnx_pipe.core.plan import MatMulForm, Placement
+from qonnx_pipe.core.plan import GatherForm, MatMulForm, Placement
 from qonnx_pipe.core.site import Role
 from qonnx_pipe.core.spec import Rounding
 from qonnx_pipe.recipe.budget import Budget
@@ -178,6 +178,13 @@ class Quantize(Strict):
         "MatMulIntegerToFloat with the bias inside, fastest there. qdq (the default, and the only form, elsewhere): "
         "MatMul between QuantizeLinear and DequantizeLinear, standard ONNX.",
     )
+    gather: GatherForm | None = Field(
+        default=None,
+        description="How rows of an embedding table are read. nbits (the default beside matmul: integer): where it "
+        "has 2 or 4 bits and a scale a row, or a block of a row, by ONNX Runtime's GatherBlockQuantized: codes stay "
+        "packed in memory. dq (for other tables, and the default, and the only form, elsewhere): Gather and "
+        "arithmetic, standard ONNX, on codes that take a byte each once a session has opened the file.",
+    )
     bias_correction: bool = Field(
         default=False,
         description="Move what quantized weights shift the mean of each output by into the bias (Nagel et al. 2019).",
@@ -212,9 +219,10 @@ class Quantize(Strict):
 
     @model_validator(mode="after")
     def _runs_there(self) -> Self:
-        if self.matmul == "integer" and self.target != "cpu":
-            fix = "leave quantize.matmul out, or write qdq"
-            raise mistake("target {target} has no such operator", key="matmul", fix=fix, target=self.target)
+        for key, own, standard in (("matmul", "integer", "qdq"), ("gather", "nbits", "dq")):
+            if getattr(self, key) == own and self.target != "cpu":
+                fix = f"leave quantize.{key} out, or write {standard}"
+                raise mistake("target {target} has no such operator", key=key, fix=fix, target=self.target)
         if self.shape is not None and self.target != "qnn":
             fix = "leave quantize.shape out: the model takes any"
             raise mistake("target {target} needs no static shape", key="shape", fix=fix, target=self.target)
@@ -253,6 +261,11 @@ class Quantize(Strict):
     def matmul_form(self) -> MatMulForm:
         """How weight MatMuls are written on the target."""
         return self.matmul or ("integer" if self.target == "cpu" else "qdq")
+
+    @property
+    def gather_form(self) -> GatherForm:
+        """How tables are read on the target, where they allow it."""
+        return self.gather or ("nbits" if self.matmul_form == "integer" else "dq")
 
     @property
     def roundings(self) -> frozenset[Rounding]:

@@ -18,5 +18,6 @@
 | `attention` | position bias and mask that several layers add to their scores | one Add for all of them |
 | `sums` | Add before LayerNormalization | Sub or Sum, which onnxruntime does not fuse into a slower kernel |
 | `sums` | Sum of integer products | Sub of negated ones, which is faster |
-| `gather` | embedding table | Gather of codes → DequantizeLinear or Cast and Mul, which come first for a short table |
+| `gather_nbits` | embedding table (`gather_nbits`) | GatherBlockQuantized: rows of 2 or 4 bits that stay packed |
+| `gather` | other embedding tables | Gather of codes → DequantizeLinear or Cast and Mul, at load for a short table |
 """

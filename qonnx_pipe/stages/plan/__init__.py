@@ -134,6 +134,6 @@ def _recognised(model: Path) -> tuple[io.Model, SiteMap]:
             "no recognised site: no attention with its linear layers in this graph"
             + (f" ({reasons})" if reasons else ""),
             where=str(model),
-            fix="give a transformer encoder that `qpipe export` wrote",
+            fix="give an encoder (BERT, DeBERTa, ViT, …) that `qpipe export` wrote: decoders are not quantized yet",
         )
     return loaded, sites

@@ -11,6 +11,7 @@ from qonnx_pipe.core.site import EMBEDDING_TABLES, Role, Site, Skipped
 from qonnx_pipe.core.spec import QuantSpec
 from qonnx_pipe.graph import fold, io, permute
 from qonnx_pipe.graph.lowerings.blocks import BLOCKED, NBITS, is_block
+from qonnx_pipe.graph.lowerings.gather_nbits import stays_packed
 from qonnx_pipe.graph.sampled import matrix
 from qonnx_pipe.graph.sites import has_other_readers
 from qonnx_pipe.observers.expand import budget
@@ -33,7 +34,7 @@ def planned(model: io.Model, choice: Choice, settings: Quantize) -> tuple[PlanEn
     if isinstance(entry, Skipped):
         return PlanEntry(choice.site, None, "float", choice.rule, entry.reason), (entry,)
     if entry.spec is None or entry.site.is_weight:
-        return entry, refused
+        return entry, (*refused, *_unpacked(entry, settings))
     entry, folding = _foldable(model, entry) if entry.spec.folds else (entry, ())
     entry, forming = _formed(entry, settings)
     return _with_cost(model, entry), (*folding, *forming)
@@ -77,9 +78,10 @@ def _weight_obstacle(site: Site, spec: QuantSpec) -> str:
 
 
 def _weight_form(site: Site, spec: QuantSpec, settings: Quantize) -> Lowering:
-    """How a weight or table is written; blocks of inputs have operators of their own where kernels take them."""
+    """How a weight or table is written; blocks and packed rows have operators of their own where kernels take them."""
     if site.role in EMBEDDING_TABLES:
-        return "gather_dq"
+        packed = settings.gather_form == "nbits" and stays_packed(spec.dtype, spec.granularity, site.width)
+        return "gather_nbits" if packed else "gather_dq"
     form, bits = settings.matmul_form, spec.dtype.bits
     if isinstance(spec.granularity, PerGroup) and is_block(spec.granularity.size):
         if form == "integer" and bits in NBITS:
@@ -94,6 +96,8 @@ def _weight_note(site: Site, spec: QuantSpec, form: Lowering) -> str:
     if form == "nbits":
         runs = "the kernel quantizes the activation to 8 bits" if spec.accuracy_level else "in float"
         return f"MatMulNBits, accuracy_level {spec.accuracy_level}: {runs}"
+    if form == "gather_nbits":
+        return f"GatherBlockQuantized: {spec.dtype.bits} bits in the file and in memory"
     if form == "blocked":
         return "DequantizeLinear in blocks: the CPU provider makes MatMulNBits of it, whose activation is in 8 bits"
     notes: list[str] = []
@@ -102,6 +106,16 @@ def _weight_note(site: Site, spec: QuantSpec, form: Lowering) -> str:
     if isinstance(spec.granularity, PerGroup) and site.role not in EMBEDDING_TABLES:
         notes.append("these groups of inputs have no integer kernel: the MatMul runs in float")
     return "; ".join(notes)
+
+
+def _unpacked(entry: PlanEntry, settings: Quantize) -> tuple[Skipped, ...]:
+    """Skipped for a table that was asked to stay packed in memory and cannot."""
+    spec = entry.spec
+    if spec is None or settings.gather != "nbits" or entry.lowering != "gather_dq" or spec.dtype.bits == WIDTH:
+        return ()
+    what = f"GatherBlockQuantized does not take {spec.dtype.name} {spec.granularity} in rows of {entry.site.width}"
+    fix = "give it 2 or 4 bits, per_row or {per_group: N}, N a power of two from 16"
+    return (Skipped(entry.site.id, f"unpacked when a session opens: {what}; {fix}"),)
 
 
 def read_as_they_are(entries: list[PlanEntry], placement: Placement) -> list[PlanEntry]:

@@ -1,6 +1,7 @@
 """Reading and writing: every damage is one clear error, and a failed write leaves what stood there."""
 
 import errno
+from contextlib import nullcontext
 
 import numpy as np
 import onnx
@@ -132,6 +133,17 @@ def test_weights_that_are_no_numbers_are_named(path, bad):
     with pytest.raises(NumericsError, match="'weight' holds NaN or infinity") as caught:
         io.check_finite(model, path)
     assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "sound"), [([-np.inf], True), ([np.nan], False), ([np.inf], False), ([1, -np.inf], False)]
+)
+def test_one_value_of_minus_infinity_is_a_mask_and_no_weight(path, values, sound):
+    model = io.load(path)
+    weight = model.graph.initializers["weight"]
+    weight.const_value = ir.tensor(np.float32(values), name="weight")
+    with nullcontext() if sound else pytest.raises(NumericsError, match="NaN or infinity"):
+        io.check_finite(model, path)
 
 
 def test_saved_and_loaded_it_is_the_same(path, tmp_path):

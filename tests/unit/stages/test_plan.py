@@ -155,6 +155,39 @@ def test_blocks_of_inputs_have_kernels_of_their_own(planned, settings, change, l
     assert found["layer.1/ffn.input"].spec is not None
 
 
+@pytest.mark.parametrize("target", ["cpu", "qnn"])
+def test_a_decoder_is_refused_as_one(planned, target: str) -> None:
+    """GPT-2's mask holds −∞, and its checkpoint is sound all the same."""
+    with pytest.raises(ModelError, match=r"no recognised site.*one fused linear layer") as caught:
+        planned(f"  target: {target}\n", "gpt2")
+    assert "decoders are not quantized yet" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize(
+    ("weights", "before", "lowering", "told"),
+    [
+        ("dtype: int4, granularity: per_row", "", "gather_nbits", ""),
+        ("dtype: uint2, granularity: {per_group: 16}, symmetric: false", "", "gather_nbits", ""),
+        ("dtype: int4, granularity: per_row", "  gather: dq\n", "gather_dq", ""),
+        ("dtype: int4, granularity: per_row", "  matmul: qdq\n", "gather_dq", ""),
+        ("dtype: int4, granularity: per_row", "  matmul: qdq\n  gather: nbits\n", "gather_nbits", ""),
+        ("dtype: int4, granularity: per_row", "  target: openvino\n", "gather_dq", ""),
+        ("dtype: int3, granularity: per_row", "", "gather_dq", ""),
+        ("dtype: int3, granularity: per_row", "  gather: nbits\n", "gather_dq", "does not take int3 per_row"),
+        ("dtype: int4", "  gather: nbits\n", "gather_dq", "give it 2 or 4 bits, per_row"),
+        ("dtype: int4, granularity: {per_group: 8}", "  gather: nbits\n", "gather_dq", "a power of two from 16"),
+        ("dtype: int8, granularity: per_row", "  gather: nbits\n", "gather_dq", ""),
+    ],
+)
+def test_a_table_stays_packed_where_an_operator_takes_it(planned, weights, before, lowering, told) -> None:
+    plan = planned(rule("{role: embedding.word}", f"weights: {{{weights}}}", before))
+    entry = entries(plan)["embedding.word"]
+    assert entry.lowering == lowering
+    assert ("in memory" in entry.reason) is (lowering == "gather_nbits")
+    assert set(reasons(plan)) == ({"embedding.word"} if told else set())
+    assert told in reasons(plan).get("embedding.word", "")
+
+
 @pytest.mark.parametrize("symmetric", ["true", "false"])
 def test_a_table_with_one_scale_a_row_is_no_skip(planned, symmetric: str) -> None:
     plan = planned(rule("{role: embedding.word}", f"weights: {{granularity: per_row, symmetric: {symmetric}}}"))

@@ -48,8 +48,8 @@ def lookups(path, *, tied=False):
     return graphs.save(path, nodes, inputs, outputs, {"table": TABLE})
 
 
-def plan(spec):
-    return QuantPlan("cpu", "matmul_inputs", (table("table", "gather0", "gather1", spec=spec),))
+def plan(spec, lowering="gather_dq"):
+    return QuantPlan("cpu", "matmul_inputs", (table("table", "gather0", "gather1", spec=spec, lowering=lowering),))
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)

@@ -78,8 +78,8 @@ def weight(tensor: str, *feeds: str, spec: QuantSpec | None = INT8, lowering: Lo
     return PlanEntry(Site(f"weight[{tensor}]", Role.WEIGHT, None, tensor, OUT, feeds), spec, lowering, "test")
 
 
-def table(tensor: str, *feeds: str, spec: QuantSpec) -> PlanEntry:
-    return PlanEntry(Site("embedding.word", Role.EMBEDDING_WORD, None, tensor, WIDTH, feeds), spec, "gather_dq", "test")
+def table(tensor: str, *feeds: str, spec: QuantSpec, lowering: Lowering = "gather_dq") -> PlanEntry:
+    return PlanEntry(Site("embedding.word", Role.EMBEDDING_WORD, None, tensor, WIDTH, feeds), spec, lowering, "test")
 
 
 @dataclass
