@@ -80,7 +80,7 @@ def _weight_obstacle(site: Site, spec: QuantSpec) -> str:
 def _weight_form(site: Site, spec: QuantSpec, settings: Quantize) -> Lowering:
     """How a weight or table is written; blocks and packed rows have operators of their own where kernels take them."""
     if site.role in EMBEDDING_TABLES:
-        packed = settings.gather_form == "nbits" and stays_packed(spec.dtype, spec.granularity, site.width)
+        packed = settings.gather_form == "nbits" and stays_packed(spec, site.width)
         return "gather_nbits" if packed else "gather_dq"
     form, bits = settings.matmul_form, spec.dtype.bits
     if isinstance(spec.granularity, PerGroup) and is_block(spec.granularity.size):
@@ -113,8 +113,9 @@ def _unpacked(entry: PlanEntry, settings: Quantize) -> tuple[Skipped, ...]:
     spec = entry.spec
     if spec is None or settings.gather != "nbits" or entry.lowering != "gather_dq" or spec.dtype.bits == WIDTH:
         return ()
-    what = f"GatherBlockQuantized does not take {spec.dtype.name} {spec.granularity} in rows of {entry.site.width}"
-    fix = "give it 2 or 4 bits, per_row or {per_group: N}, N a power of two from 16"
+    kind = f"{spec.dtype.name} {spec.granularity}{'' if spec.symmetric else ' asymmetric'}"
+    what = f"GatherBlockQuantized does not take {kind} in rows of {entry.site.width}"
+    fix = "give it 2 or 4 bits, symmetric, per_row or {per_group: N}, N a power of two from 16"
     return (Skipped(entry.site.id, f"unpacked when a session opens: {what}; {fix}"),)
 
 
