@@ -126,12 +126,18 @@ def _timed(found: Sequence[Result | None], shape: tuple[int, int]) -> Iterator[L
         next((timed for timed in one.latency if (timed.batch, timed.sequence) == shape), None) if one else None
         for one in found
     ]
-    name = f"{shape[0]} × {shape[1]}"
-    yield Line(f"Median, {name}", tuple(wording.milliseconds(one.p50_ms) if one else "" for one in seen))
-    speeds = tuple(wording.times(one.speedup) if one and one.speedup else "" for one in seen)
-    yield Line(f"Speed-up, {name}", speeds)
-    ends = (wording.between(one.speedup_interval, wording.times) if one else "" for one in seen)
-    yield Line("95 % interval", tuple(ends))
+    for name, read in _TIMES:
+        yield Line(name.format(f"{shape[0]} × {shape[1]}"), tuple(read(one) if one else "" for one in seen))
+
+
+_TIMES = (
+    ("Median, {}", lambda one: wording.milliseconds(one.p50_ms)),
+    ("Speed-up, {}", lambda one: wording.times(one.speedup) if one.speedup else ""),
+    ("95 % interval, {}", lambda one: wording.between(one.speedup_interval, wording.times)),
+    ("Sequences a second, {}", lambda one: f"{one.throughput:.0f}" if one.throughput else ""),
+    ("Cold start, {}", lambda one: f"{one.cold_start_s:.2f} s" if one.cold_start_s else ""),
+    ("Peak memory, {}", lambda one: f"{one.peak_rss_mb:.0f} MB"),
+)
 
 
 def _size(runs: Sequence[Compared]) -> Chart:

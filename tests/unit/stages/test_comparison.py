@@ -45,7 +45,8 @@ def _judge_again(verdict) -> None:
     verdict["gates"][1] |= {"passed": False}
     quantized = verdict["results"][1]
     quantized["fidelity"] |= {"sqnr_db": 21.4}
-    quantized["latency"][1] |= {"speedup": 3.1, "p50_ms": 31.4}
+    quantized["latency"][1] |= {"speedup": 3.1, "p50_ms": 31.4, "throughput": 254.7, "cold_start_s": 0.183}
+    quantized["latency"][1] |= {"peak_rss_mb": 131.6}
     quantized["kernels"]["matmul_nodes"][0] |= {"kernel": "FusedMatMul", "integer": False}
 
 
@@ -79,6 +80,9 @@ def test_figures_stand_side_by_side(before, after):
     assert rows["MatMuls in int8"] == ["11 of 12", "10 of 12"]
     assert rows["Median, 8 × 128"] == ["37.1 ms", "31.4 ms"]
     assert rows["Speed-up, 8 × 128"] == ["2.62×", "3.10×"]
+    assert rows["Sequences a second, 8 × 128"] == ["–", "255"]
+    assert rows["Cold start, 8 × 128"] == ["–", "0.18 s"]
+    assert rows["Peak memory, 8 × 128"][1] == "132 MB"
 
 
 def test_all_models_are_weighed_and_equal_float_models_count_once(before, after):
