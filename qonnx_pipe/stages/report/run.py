@@ -25,11 +25,12 @@ from qonnx_pipe.core.verdict import Verdict
 from qonnx_pipe.core.verdict_file import read_verdict
 from qonnx_pipe.errors import DataError
 from qonnx_pipe.stages.report import sensitivity
+from qonnx_pipe.stages.report.training import Course, course
 
 Value = TypeVar("Value")
 Values = npt.NDArray[Any]
 
-ENCODINGS, TUNING = "encodings.json", "tuning.json"
+ENCODINGS, TUNING, TRAINING = "encodings.json", "tuning.json", "qat.json"
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Run:
     sensitivity: Chart | None = None
     weights: Sensitivity | None = None
     tuning: Tuning | None = None
+    training: Course | None = None
 
 
 def read_run(folder: Path) -> Run:
@@ -80,6 +82,7 @@ def read_run(folder: Path) -> Run:
         export=_read(folder / "float" / "export.json", _export),
         calibration=_read(folder / "calibration.npz", _calibration),
         tuning=_read(folder / TUNING, lambda path: Tuning.from_json(_json(path))) if _is_of(manifest, TUNING) else None,
+        training=_read(folder / TRAINING, lambda path: course(_json(path))) if _is_of(manifest, TRAINING) else None,
     )
     if not any(getattr(run, part.name) for part in fields(run) if part.name != "name"):
         fix = "name the directory that `qpipe run` wrote, e.g. runs/quickstart"
