@@ -10,7 +10,7 @@ import numpy as np
 from qonnx_pipe.errors import MissingDependency, UsageError
 
 Limits = Mapping[str, float]
-"""Resource ("bits", "size", …) → most that may be used in all."""
+"""Resource ("bits", "size", "latency") → most that may be used in all."""
 
 SLACK = 1e-9
 """Relative rounding error of sums that are compared with a limit."""
@@ -48,11 +48,11 @@ class Allocation:
 
 
 class Unmet(Exception):
-    """No allocation keeps the limits; `least`: what the one with the least use needs of each resource."""
+    """No allocation keeps the limits; `nearest`: limits that can be kept, each the given one or what it needs."""
 
-    def __init__(self, least: Mapping[str, float]) -> None:
+    def __init__(self, nearest: Mapping[str, float]) -> None:
         super().__init__("the limits cannot be met")
-        self.least = least
+        self.nearest = nearest
 
 
 Strategy = Callable[[Sequence[Item], Limits], Allocation]
@@ -62,35 +62,48 @@ def exact(items: Sequence[Item], limits: Limits) -> Allocation:
     """The allocation of least total cost within `limits`, by an integer programme (HiGHS, in scipy).
 
     One binary a width of a matrix, one equation a matrix, one inequality a resource. Raises Unmet where there is
-    none, MissingDependency without scipy.
+    none, with the limits that come nearest in shares of the most that can be used; MissingDependency without scipy.
+    """
+    found = _solved(items, limits, elastic=False)
+    if found is None:
+        used = _used(option for _, option in _solved(items, limits, elastic=True) or ())
+        raise Unmet({name: max(limit, used[name]) for name, limit in limits.items()})
+    return _allocation(found)
+
+
+def _solved(items: Sequence[Item], limits: Limits, *, elastic: bool) -> list[tuple[str, Option]] | None:
+    """The options of least cost; None where no choice is within `limits`.
+
+    `elastic`: limits may be exceeded, cost does not count, and the excesses together are least.
     """
     try:
         from scipy.optimize import Bounds, LinearConstraint, milp
-        from scipy.sparse import csr_array
     except ImportError as error:
         raise MissingDependency("exact allocation needs scipy", fix="pip install 'qonnx-pipe[export]'") from error
 
     options = [(row, option) for row, item in enumerate(items) for option in item.options]
-    columns = range(len(options))
-    costs = np.array([option.cost for _, option in options])
-    one_each = csr_array((np.ones(len(options)), ([row for row, _ in options], columns)), (len(items), len(options)))
+    count, spare = len(options), len(limits) if elastic else 0
+    one_each = np.zeros((len(items), count + spare))
+    one_each[[row for row, _ in options], range(count)] = 1
     constraints = [LinearConstraint(one_each, 1, 1)]
-    for name, limit in limits.items():
+    for number, (name, limit) in enumerate(limits.items()):
         uses = np.array([option.uses[name] for _, option in options])
-        unit = float(uses.max()) or 1.0
-        constraints.append(LinearConstraint(csr_array(uses[None] / unit), -np.inf, limit / unit))
+        unit, excess = float(np.abs(uses).max()) or 1.0, np.zeros(spare)
+        excess[number : number + 1] = -sum(max(option.uses[name] for option in item.options) for item in items) / unit
+        constraints.append(LinearConstraint(np.concatenate([uses / unit, excess])[None], -np.inf, limit / unit))
+    costs = np.array([0.0 if elastic else option.cost for _, option in options])
     unit = float(np.abs(costs).max()) or 1.0
     found = milp(
-        costs / unit * 1e3,  # far above HiGHS's absolute gap of 1e-6
-        integrality=np.ones(len(options)),
-        bounds=Bounds(0, 1),
+        np.concatenate([costs / unit, np.ones(spare)]) * 1e3,  # far above HiGHS's absolute gap of 1e-6
+        integrality=np.concatenate([np.ones(count), np.zeros(spare)]),
+        bounds=Bounds(0, np.concatenate([np.ones(count), np.full(spare, np.inf)])),
         constraints=constraints,
         options={"mip_rel_gap": 0.0},
     )
     if found.x is None:
-        raise Unmet(_least(items, limits))
-    chosen = {items[row].name: option for taken, (row, option) in zip(found.x, options, strict=True) if taken > 0.5}
-    return _allocation(chosen.items())
+        return None
+    taken = zip(found.x[:count], options, strict=True)
+    return [(items[row].name, option) for share, (row, option) in taken if share > 0.5]
 
 
 def greedy(items: Sequence[Item], limits: Limits) -> Allocation:
@@ -141,13 +154,21 @@ def qbert(items: Sequence[Item], limits: Limits) -> Allocation:
 STRATEGIES: Mapping[str, Strategy] = {"exact": exact, "greedy": greedy, "qbert": qbert}
 
 
-def front(items: Sequence[Item], resource: str, strategy: Strategy, *, points: int) -> tuple[Allocation, ...]:
-    """Allocations under evenly spaced limits of one resource, from the least to the most, each better than the last."""
+def front(
+    items: Sequence[Item], resource: str, strategy: Strategy, *, points: int, others: Limits
+) -> tuple[Allocation, ...]:
+    """Allocations under evenly spaced limits of one resource, from the least to the most, each better than the last.
+
+    They keep the limits of `others` too; where none can, there is none.
+    """
     uses = [[option.uses[resource] for option in item.options] for item in items]
     ends = [float(sum(map(pick, uses))) for pick in (min, max)]
     found: list[Allocation] = []
     for limit in np.linspace(ends[0], ends[1], points):
-        one = strategy(items, {resource: float(limit) * (1 + SLACK)})
+        try:
+            one = strategy(items, {**others, resource: float(limit) * (1 + SLACK)})
+        except Unmet:
+            continue
         if not found or one.cost < found[-1].cost:
             found.append(one)
     return tuple(found)
@@ -181,4 +202,8 @@ def _exceeded(options: Iterable[Option], limits: Limits) -> str | None:
 
 
 def _least(items: Sequence[Item], limits: Limits) -> dict[str, float]:
-    return {name: sum(min(option.uses[name] for option in item.options) for item in items) for name in limits}
+    """`limits`, or the least that can be used where that is more."""
+    return {
+        name: max(limit, sum(min(option.uses[name] for option in item.options) for item in items))
+        for name, limit in limits.items()
+    }

@@ -51,4 +51,4 @@ class Follower:
 
     def _line(self, stage: str, text: str) -> None:
         if not self._quiet and output.LOGGER.isEnabledFor(logging.WARNING):
-            self._console.print(f"{stage:<10}{text}", markup=False)
+            self._console.print(f"{stage:<12}{text}", markup=False)

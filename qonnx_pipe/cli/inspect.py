@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from qonnx_pipe.cli import output
 
 if TYPE_CHECKING:
     from qonnx_pipe.core.kernels import Kernels
-    from qonnx_pipe.core.verdict import SizeParts
+    from qonnx_pipe.graph.size import Part
     from qonnx_pipe.graph.summary import Summary
 
 SHAPE = (1, 16)
@@ -29,17 +29,19 @@ SHAPE = (1, 16)
 @output.verbosity_options
 def command(model: Path, provider: str, run: bool, as_json: bool) -> None:
     """Show what MODEL holds: operators, bits of each layer's weights, size with its parts, executed kernels."""
-    from qonnx_pipe.graph.size import size_parts
+    from qonnx_pipe.graph.size import breakdown, coarse, nominal_bytes
     from qonnx_pipe.graph.summary import summarise
 
-    summary, size = summarise(model), size_parts(model)
+    summary, parts = summarise(model), breakdown(model)
     kernels = _kernels(model, provider, summary) if run else None
     if as_json:
+        size, held = coarse(parts), {name: asdict(part) for name, part in parts.items()}
         plain = {**asdict(summary), "bytes": size.total, "parts": asdict(size)}
+        plain |= {"breakdown": held, "nominal_bytes": nominal_bytes(parts)}
         output.emit_json({"version": 1, **plain, "kernels": kernels and kernels.to_json()})
         return
     console = output.stdout()
-    for line in (*_contents(summary, size), *_ran(kernels)):
+    for line in (*_contents(summary, parts), *_ran(kernels)):
         console.print(line, markup=False)
 
 
@@ -54,11 +56,16 @@ def _kernels(model: Path, provider: str, summary: Summary) -> Kernels:
         return executed(linears(model), linears(seen.optimized) if seen.optimized else None, seen.events)
 
 
-def _contents(summary: Summary, size: SizeParts) -> Iterator[str]:
-    yield f"opset {summary.opset}, {sum(summary.operators.values())} nodes, {size.total / 1e6:.1f} MB"
+def _contents(summary: Summary, parts: Mapping[str, Part]) -> Iterator[str]:
+    total = sum(part.bytes for part in parts.values())
+    yield f"opset {summary.opset}, {sum(summary.operators.values())} nodes, {total / 1e6:.1f} MB"
     for title, ports in (("inputs", summary.inputs), ("outputs", summary.outputs)):
         yield f"{title}: " + ", ".join(f"{port.name} {port.dtype}{list(port.shape)}" for port in ports)
-    yield "size: " + ", ".join(f"{part} {value / 1e6:.2f} MB" for part, value in asdict(size).items())
+    yield "bytes, and nominally elements × bits:"
+    for name, part in parts.items():
+        nominal = "" if part.nominal_bytes is None else f"{part.nominal_bytes:>14,}"
+        yield f"  {name:<12}{part.bytes:>14,}{nominal}"
+    yield f"  {'file':<12}{total:>14,}{sum(part.nominal_bytes or 0 for part in parts.values()):>14,}"
     yield "operators: " + ", ".join(f"{name} {count}" for name, count in summary.operators.items())
     yield "elements of matrices and tables, by type:"
     for layer, kinds in summary.bits.items():

@@ -9,11 +9,15 @@ import click
 
 from qonnx_pipe.cli import output
 from qonnx_pipe.cli.plan_tables import show_allocation, show_sites
+from qonnx_pipe.errors import UsageError
 
 if TYPE_CHECKING:
     from qonnx_pipe.pipeline.dropping import Trial
     from qonnx_pipe.recipe import Recipe
     from qonnx_pipe.stages.allocate import Shared
+
+LIMITS = ("bits", "size", "latency")
+"""What a budget may limit."""
 
 
 @click.command(
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
         "qpipe plan recipes/quickstart.yaml",
         "qpipe plan quickstart --json",
         "qpipe plan ptq-w8a32 --budget bits=3 --budget size=20MB",
+        "qpipe plan quickstart --budget latency=0.5x",
         "qpipe plan ptq-w8a32 --max-drop 1.0",
     )
 )
@@ -30,7 +35,8 @@ if TYPE_CHECKING:
     "budgets",
     multiple=True,
     metavar="NAME=AMOUNT",
-    help="Share bits out by sensitivity within bits=2.5 (a weight, on average) or size=30MB (the file), or both.",
+    help="Share bits out by sensitivity within bits=2.5 (a weight, on average), size=30MB (the file) or latency=0.5x "
+    "(of the float model's time, or 8ms), or several.",
 )
 @click.option("--strategy", type=click.Choice(["exact", "greedy", "qbert"]), help="How a budget is shared out.")
 @click.option(
@@ -67,7 +73,12 @@ def command(
     from qonnx_pipe.pipeline.dropping import within_drop
     from qonnx_pipe.recipe import load
 
-    loaded = load(recipe, (*overrides, *_asked(budgets, strategy, max_drop)))
+    asked = _asked(budgets, max_drop)
+    if strategy and not asked and load(recipe, overrides).quantize.budget is None:
+        what = f"--strategy {strategy} shares out a budget, and there is none"
+        raise UsageError(what, where=str(recipe), fix="--budget bits=2.5, or quantize.budget in the recipe")
+    asked += [f"quantize.budget.strategy={strategy}"] if strategy else []
+    loaded = load(recipe, (*overrides, *asked))
     with tempfile.TemporaryDirectory() as scratch, Follower(quiet=loaded.quantize.budget is None) as follower:
         folder = out or Path(scratch)
         trials: tuple[Trial, ...] = ()
@@ -87,28 +98,29 @@ def command(
 
 def _shared(recipe: Recipe, folder: Path) -> Shared | None:
     """What the recipe's budget came to; None without one."""
-    import json
-
-    from qonnx_pipe.core.sensitivity import Sensitivity
-    from qonnx_pipe.stages.allocate import share_out
+    from qonnx_pipe.stages.allocate import measured, share_out
 
     budget, dtype = recipe.quantize.budget, recipe.quantize.weights.dtype or "int8"
     if budget is None:
         return None
-    found = Sensitivity.from_json(json.loads((folder / "sensitivity.json").read_bytes()))
-    return share_out(found, budget, signed=not dtype.startswith("uint"))
+    found, times = measured(folder, budget)
+    return share_out(found, budget, signed=not dtype.startswith("uint"), times=times)
 
 
-def _asked(budgets: tuple[str, ...], strategy: str | None, max_drop: float | None) -> list[str]:
-    """The options as changes of the recipe."""
-    from qonnx_pipe.errors import UsageError
-
-    found = []
+def _asked(budgets: tuple[str, ...], max_drop: float | None) -> list[str]:
+    """The limits as changes of the recipe."""
+    found = dict[str, str]()
     for text in budgets:
-        name, equals, amount = text.partition("=")
-        if name not in ("bits", "size") or not equals:
-            raise UsageError(f"--budget {text}: no such budget", fix="bits=2.5 or size=30MB")
-        found.append(f"quantize.budget.{name}={amount}")
+        name, _, amount = text.partition("=")
+        if name not in LIMITS or not amount.strip():
+            what = f"--budget {text}: no amount" if name in LIMITS else f"--budget {text}: no such budget"
+            raise UsageError(what, fix="bits=2.5, size=30MB or latency=0.5x")
+        if name in found:
+            raise UsageError(f"--budget {text}: {name} has a limit already, {found[name]}", fix="give one of them")
+        found[name] = amount
+    if max_drop is not None and (own := {"bits", "size"} & found.keys()):
+        what = f"--max-drop finds the size itself, without a limit of {' and '.join(sorted(own))}"
+        raise UsageError(what, fix="leave one of them out; latency=0.5x may stand beside it")
     if max_drop is not None and not budgets:
-        found.append("quantize.budget.bits=8")
-    return [*found, *([f"quantize.budget.strategy={strategy}"] if strategy else [])]
+        found["bits"] = "8"
+    return [f"quantize.budget.{name}={amount}" for name, amount in found.items()]

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qonnx_pipe.cli import output
+from qonnx_pipe.core.times import FLOAT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +38,7 @@ def show_allocation(shared: Shared, trials: Sequence[Trial]) -> None:
     """Bits by layer and weight, the front, every file that was tried, and rules to copy."""
     console = output.stdout()
     console.print(_bits(shared.chosen))
-    console.print(f"{shared.budget.strategy}: {_amounts(shared.chosen)}", markup=False)
+    console.print(f"{shared.budget.strategy}: {_amounts(shared)}", markup=False)
     console.print(_front(shared))
     for trial in trials:
         low, high = (f"{end * 100:+.2f}" for end in trial.interval)
@@ -56,18 +57,37 @@ def _bits(point: Point) -> Table:
     columns = list(dict.fromkeys(name for row in cells.values() for name in row))
     table = Table("bits of", *columns, box=None, pad_edge=False)
     for place, row in cells.items():
-        table.add_row(place, *(str(row.get(name, "")) for name in columns))
+        table.add_row(place, *("float" if row.get(name) == FLOAT else str(row.get(name, "")) for name in columns))
     return table
 
 
 def _front(shared: Shared) -> Table:
-    table = Table("file", "bits a weight", "expected loss", box=None, pad_edge=False)
+    timed = ["run"] if shared.times else []
+    table = Table("file", "bits a weight", *timed, _loss(shared), box=None, pad_edge=False)
     for point in shared.front:
-        figures = (f"{point.amounts['size'] / 1e6:.2f} MB", f"{point.amounts['bits']:.2f}", f"{point.cost:.3g}")
+        time = [_time(shared, point)] if shared.times else []
+        figures = (f"{point.amounts['size'] / 1e6:.2f} MB", f"{point.amounts['bits']:.2f}", *time, f"{point.cost:.3g}")
         table.add_row(*figures)
     return table
 
 
-def _amounts(point: Point) -> str:
-    found = point.amounts
-    return f"{found['bits']:.2f} bits a weight, {found['size'] / 1e6:.2f} MB, expected loss {point.cost:.3g}"
+def _amounts(shared: Shared) -> str:
+    found, times = shared.chosen.amounts, shared.times
+    figures = f"{found['bits']:.2f} bits a weight, {found['size'] / 1e6:.2f} MB, "
+    if times is not None:
+        batch, sequence = times.shape
+        where = f"{batch}×{sequence} on {times.provider}, {times.threads} threads"
+        figures += f"{_time(shared, shared.chosen)} of {times.float_ms:.2f} ms ({where}), "
+    return f"{figures}{_loss(shared)} {shared.chosen.cost:.3g}"
+
+
+def _time(shared: Shared, point: Point) -> str:
+    """The expected time of a run, and its share of the float model's."""
+    assert shared.times is not None
+    ms = point.amounts["latency"]
+    return f"{ms:.2f} ms ({ms / shared.times.float_ms:.2f}x)"
+
+
+def _loss(shared: Shared) -> str:
+    """What an allocation's cost is called; Q-BERT's rule weighs errors, and expects no loss of them."""
+    return "½Ω‖Δ‖²" if shared.budget.strategy == "qbert" else "expected loss"

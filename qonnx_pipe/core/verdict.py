@@ -77,13 +77,14 @@ class Size:
     """Bytes of the float and of the quantized model; `parts` are the quantized model's.
 
     `low_bit_bytes`: what the quantized model would take with every weight's codes packed into as few bits as they need;
-    None where nobody counted.
+    `nominal_bytes`: its weights and tables alone, elements × bits. None where nobody counted.
     """
 
     float_bytes: int
     quantized_bytes: int
     parts: SizeParts
     low_bit_bytes: int | None = None
+    nominal_bytes: int | None = None
 
     @property
     def ratio(self) -> float:
@@ -193,11 +194,16 @@ class Verdict:
         size = data["size"]
         return cls(
             tuple(Gate(**gate) for gate in data["gates"]),
-            Size(size["float_bytes"], size["quantized_bytes"], SizeParts(**size["parts"]), size.get("low_bit_bytes")),
+            _size(size),
             tuple(_result(result) for result in data["results"]),
             tuple(Skipped(**skipped) for skipped in data["skipped"]),
             data["machine"],
         )
+
+
+def _size(data: Mapping[str, Any]) -> Size:
+    counted = (data.get("low_bit_bytes"), data.get("nominal_bytes"))
+    return Size(data["float_bytes"], data["quantized_bytes"], SizeParts(**data["parts"]), *counted)
 
 
 def _result(data: Mapping[str, Any]) -> Result:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
@@ -12,7 +15,9 @@ from qonnx_pipe.core.verdict import SizeParts
 from qonnx_pipe.graph import io
 from qonnx_pipe.graph.linears import FLOAT_OPS, PLAIN_OPS, stored_codes
 from qonnx_pipe.graph.lowerings.packing import packed, unpacked
+from qonnx_pipe.graph.walk import consumers
 
+BYTE = 8
 QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
 TABLES = frozenset({"Gather", "GatherBlockQuantized"})
@@ -28,24 +33,99 @@ INTEGER_SCALES = {
 """Inputs of integer operators that hold scales and zero points."""
 
 
-def size_parts(path: Path) -> SizeParts:
-    """Bytes of a model and its external data by part; the parts add up to the files. Errors as in `io.load`.
+@dataclass(frozen=True)
+class Stored:
+    """A weight or table as it lies in the file: so many elements of `bits` bits; `kind`: its type or packed bits."""
 
-    A table that is also a weight (tied) counts as an embedding. `other` is biases, norms, small constants and the
-    graph itself.
+    kind: str
+    bits: int
+    elements: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a file: its bytes there, and nominally, elements × bits; None for what has no codes."""
+
+    bytes: int = 0
+    nominal_bytes: int | None = None
+
+
+def breakdown(path: Path) -> dict[str, Part]:
+    """The parts of a model and its external data by name; their bytes add up to the files. Errors as in `io.load`.
+
+    weights, embeddings (a tied table too) · scales, zero points · unpacking: what turns packed codes into bytes ·
+    constants: biases, norms, … · graph: all that is no initializer.
     """
     graph = io.load(path).graph
-    bytes_of = {"weights": 0, "embeddings": 0, "scales": 0, "other": 0}
+    names = ("weights", "embeddings", "scales", "zero points", "unpacking", "constants")
+    bytes_of = dict.fromkeys(names, 0)
+    nominal = dict.fromkeys(("weights", "embeddings"), 0.0)
     external: set[Path] = set()
     for value in graph.initializers.values():
         tensor = value.const_value
-        if tensor is not None:
-            bytes_of[part_of(value)] += tensor.nbytes
+        if tensor is None:
+            continue
+        bytes_of[name := _named(value, tensor)] += tensor.nbytes
+        if name in nominal:
+            nominal[name] += _nominal(value)
         if isinstance(tensor, ir.ExternalTensor):
             external.add(Path(tensor.path))
     total = path.stat().st_size + sum(data.stat().st_size for data in external)
-    named = bytes_of["weights"] + bytes_of["embeddings"] + bytes_of["scales"]
-    return SizeParts(bytes_of["weights"], bytes_of["embeddings"], bytes_of["scales"], total - named)
+    parts = {name: Part(held, round(nominal[name]) if name in nominal else None) for name, held in bytes_of.items()}
+    return {**parts, "graph": Part(total - sum(bytes_of.values()))}
+
+
+def size_parts(path: Path) -> SizeParts:
+    """The same in four parts: `scales` with zero points, `other` with all that is no weight, table or scale."""
+    return coarse(breakdown(path))
+
+
+def coarse(parts: Mapping[str, Part]) -> SizeParts:
+    """The four parts of a verdict."""
+    held = {name: part.bytes for name, part in parts.items()}
+    scales, other = held["scales"] + held["zero points"], held["unpacking"] + held["constants"] + held["graph"]
+    return SizeParts(held["weights"], held["embeddings"], scales, other)
+
+
+def nominal_bytes(parts: Mapping[str, Part]) -> int:
+    """Bytes of all weights and tables at their bits, without anything that makes them usable."""
+    return sum(part.nominal_bytes or 0 for part in parts.values())
+
+
+def stored(value: ir.Value) -> Stored | None:
+    """A weight or table, the first plane of it where it is packed, or its unpacked codes; None for anything else."""
+    codes = unpacked(value)
+    found, tensor = packed(codes), codes.const_value
+    kept = codes if found is None else found.planes[0]
+    if part_of(kept) not in ("weights", "embeddings") or (value is not codes and value is not kept):
+        return None
+    readers = {node.op_type: node.attributes for node in consumers(codes)}
+    if blocks := readers.get("MatMulNBits"):
+        bits, k, n = (blocks[name].as_int() for name in ("bits", "K", "N"))
+        bits = bits if found is None else bits * found.bits // BYTE
+        return Stored(f"{bits} bits", bits, k * n)
+    if "GatherBlockQuantized" in readers and tensor is not None and tensor.dtype is ir.DataType.UINT8:
+        bits = readers["GatherBlockQuantized"].get_int("bits", 4)
+        return Stored(f"{bits} bits", bits, tensor.size * BYTE // bits)
+    if found is not None:
+        return Stored(f"{found.bits} bits", found.bits, math.prod(codes.shape.numpy() if codes.shape else ()))
+    assert tensor is not None
+    return Stored(tensor.dtype.name.lower(), tensor.dtype.bitwidth, tensor.size)
+
+
+def _nominal(value: ir.Value) -> float:
+    """Elements × bits of an initializer that is a weight or table, in bytes; 0 for later planes of one."""
+    found = stored(value)
+    return 0.0 if found is None else found.elements * found.bits / BYTE
+
+
+def _named(value: ir.Value, tensor: ir.TensorProtocol) -> str:
+    part = part_of(value)
+    if part == "scales":
+        return "zero points" if tensor.dtype.is_integer() else "scales"
+    if part == "other":
+        return "unpacking" if any(packed(node.outputs[0]) for node in consumers(value)) else "constants"
+    return part
 
 
 def low_bit_bytes(path: Path) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -14,14 +13,12 @@ import onnx_ir as ir
 
 from qonnx_pipe.core.port import Port
 from qonnx_pipe.graph import io
-from qonnx_pipe.graph.lowerings.packing import packed, unpacked
-from qonnx_pipe.graph.size import part_of
+from qonnx_pipe.graph.lowerings.packing import unpacked
+from qonnx_pipe.graph.size import stored
 from qonnx_pipe.graph.walk import consumers
 
 LAYER = re.compile(r"(?:layers?|blocks?|h)[._/](\d+)(?=[._/])")
 """How exporters write a layer's number into the names of its nodes."""
-
-BYTE = 8
 
 
 @dataclass(frozen=True)
@@ -84,35 +81,15 @@ def _port(value: ir.Value) -> Port:
 def _bits(graph: ir.Graph) -> dict[str, dict[str, int]]:
     """Elements of matrices and tables, by type or packed bits; biases, norms and scales are left out."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    wholes = dict.fromkeys(unpacked(value) for value in graph.initializers.values())
-    for value in wholes:
-        kind, size = _stored(value)
-        if not size:
+    for value in dict.fromkeys(unpacked(value) for value in graph.initializers.values()):
+        found = stored(value)
+        if found is None or (value.const_value is not None and len(value.const_value.shape) < 2):
             continue
         readers = [node for reader in consumers(value) for node in (reader, *_behind(reader))]
         names = [value.name or "", *(node.name or "" for node in readers)]
-        layers = [found[1] for name in names if (found := LAYER.search(name))]
-        counts[f"layer.{layers[0]}" if layers else "other"][kind] += size
+        layers = [match[1] for name in names if (match := LAYER.search(name))]
+        counts[f"layer.{layers[0]}" if layers else "other"][found.kind] += found.elements
     return {layer: dict(kinds) for layer, kinds in counts.items()}
-
-
-def _stored(value: ir.Value) -> tuple[str, int]:
-    """Type and number of the elements of a weight or table, as they lie in the file; ("", 0) for anything else."""
-    found, tensor = packed(value), value.const_value
-    kept = value if found is None else found.planes[0]
-    if part_of(kept) not in ("weights", "embeddings") or (found is None and (tensor is None or len(tensor.shape) < 2)):
-        return "", 0
-    readers = {node.op_type: node.attributes for node in consumers(value)}
-    if blocks := readers.get("MatMulNBits"):
-        bits, k, n = (blocks[name].as_int() for name in ("bits", "K", "N"))
-        return f"{bits if found is None else bits * found.bits // BYTE} bits", k * n
-    if "GatherBlockQuantized" in readers and tensor is not None and tensor.dtype is ir.DataType.UINT8:
-        bits = readers["GatherBlockQuantized"].get_int("bits", 4)
-        return f"{bits} bits", tensor.size * BYTE // bits
-    if found is not None:
-        return f"{found.bits} bits", math.prod(value.shape.numpy() if value.shape else ())
-    assert tensor is not None
-    return tensor.dtype.name.lower(), tensor.size
 
 
 def _behind(node: ir.Node) -> tuple[ir.Node, ...]:

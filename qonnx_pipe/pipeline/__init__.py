@@ -82,6 +82,7 @@ def stages_of(recipe: Recipe, last: Stage | None = None) -> tuple[Stage, ...]:
     asked = recipe.quantize
     wanted = {
         "sensitivity": asked.budget is not None,
+        "timing": asked.budget is not None and asked.budget.latency is not None,
         "tune": asked.tune is not None,
         "qat": asked.qat is not None,
         "round": bool(asked.roundings),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from collections.abc import Callable, Sequence
@@ -13,7 +12,6 @@ import numpy as np
 
 from qonnx_pipe import tasks
 from qonnx_pipe.core.examples import Batch
-from qonnx_pipe.core.sensitivity import Sensitivity
 from qonnx_pipe.core.verdict import Interval
 from qonnx_pipe.errors import DataError, GateFailed
 from qonnx_pipe.pipeline import run
@@ -47,14 +45,17 @@ def within_drop(
     evaluation data. Raises GateFailed where even the largest loses more, DataError for data without labels, and what
     the stages raise.
     """
-    from qonnx_pipe.stages.allocate import pareto
+    from qonnx_pipe.stages.allocate import allocate, measured, pareto
 
     budget, store = recipe.quantize.budget, store or Store()
     assert budget is not None
     with tempfile.TemporaryDirectory(prefix="qpipe-drop-") as scratch:
         folder = Path(scratch)
-        run(recipe, folder, listen, store=store, last="sensitivity")
-        points = pareto(Sensitivity.from_json(json.loads((folder / "sensitivity.json").read_bytes())), budget)
+        run(recipe, folder, listen, store=store, last="timing")
+        found, times = measured(folder, budget)
+        points = pareto(found, budget, times)
+        if not points:
+            allocate(found, budget, times)  # it tells what is missed
         recipes = [_limited(recipe, math.ceil(point.amounts["size"])) for point in points]
         judge = _Judge(recipe, folder, listen, store)
         tried: dict[int, Trial] = {}

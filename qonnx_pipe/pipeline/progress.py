@@ -7,11 +7,23 @@ from dataclasses import dataclass
 from typing import Literal
 
 Stage = Literal[
-    "train", "export", "sensitivity", "plan", "calibrate", "tune", "qat", "round", "quantize", "validate", "report"
+    "train",
+    "export",
+    "sensitivity",
+    "timing",
+    "plan",
+    "calibrate",
+    "tune",
+    "qat",
+    "round",
+    "quantize",
+    "validate",
+    "report",
 ]
 STAGES: tuple[Stage, ...] = (
     "export",
     "sensitivity",
+    "timing",
     "plan",
     "calibrate",
     "tune",
@@ -22,8 +34,8 @@ STAGES: tuple[Stage, ...] = (
     "report",
 )
 """The stages of a run, in order; `train` comes before them where the model is one that a recipe trains, and
-`sensitivity`, `tune`, `qat` and `round` are left out where the recipe has no budget, asks for no search, trains nothing
-quantized and learns no rounding (`stages_of`)."""
+`sensitivity`, `timing`, `tune`, `qat` and `round` are left out where the recipe has no budget, none of time, asks for
+no search, trains nothing quantized and learns no rounding (`stages_of`)."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ TOKENS = 4096
 """Tokens of the calibration examples to look at: every weight is run at every width."""
 
 
-def _enough(batches: Sequence[Batch]) -> Iterator[Batch]:
+def enough(batches: Sequence[Batch]) -> Iterator[Batch]:
     """Whole batches until they hold TOKENS tokens, padding included."""
     tokens = 0
     for batch in batches:
@@ -46,7 +46,7 @@ def sensitivity(work: Work) -> Step:
             work.float_model,
             found.specs,
             found.others,
-            list(_enough(work.batches(work.calibration, choice, sort=False))),
+            list(enough(work.batches(work.calibration, choice, sort=False))),
             task=work.recipe.model.task,
             questions=asked,
             workdir=work.store.workdir(step.key),
@@ -54,7 +54,7 @@ def sensitivity(work: Work) -> Step:
         )
         write_json(folder / "sensitivity.json", result.to_json())
 
-    wanted = [budget.model_dump(mode="json", include={"choices", "embeddings"}), budget.questions]
+    wanted = [budget.widths, budget.embeddings, budget.questions]
     specs = settings.model_dump(mode="json", include=DECIDING)
     config = [work.recipe.model.task, choice.batch_size, choice.max_length, wanted, specs]
     inputs = work.digests("export", FLOAT, *TOKENIZER) | {"data.calibration": work.calibration.sha256}

@@ -22,6 +22,7 @@ from qonnx_pipe.pipeline.progress import Progress, Stage
 from qonnx_pipe.pipeline.rounders import rounders, settings_of
 from qonnx_pipe.pipeline.sensing import sensitivity
 from qonnx_pipe.pipeline.step import ENCODINGS, Step
+from qonnx_pipe.pipeline.timing import timing
 from qonnx_pipe.pipeline.work import FLOAT, TOKENIZER, Work
 from qonnx_pipe.runtime.providers import ALWAYS_HERE
 
@@ -60,7 +61,8 @@ def plan(work: Work) -> Step:
 
     config = work.recipe.quantize.model_dump(mode="json", exclude={"adaround", "gptq", "qat", "tune"})
     inputs = work.digests("export", FLOAT)
-    inputs |= work.digests("sensitivity") if "sensitivity" in work.entries else {}
+    for stage in ("sensitivity", "timing"):
+        inputs |= work.digests(stage) if stage in work.entries else {}
     return Step("plan", config, inputs, build)
 
 
@@ -258,6 +260,7 @@ def report(work: Work) -> Step:
 STEPS: Mapping[Stage, Callable[[Work], Step]] = {
     "export": export,
     "sensitivity": sensitivity,
+    "timing": timing,
     "plan": plan,
     "calibrate": calibrate,
     "tune": tune,

@@ -14,6 +14,7 @@ from qonnx_pipe.core.baseline import check_comparable
 from qonnx_pipe.core.examples import Batch, Examples
 from qonnx_pipe.core.plan import QuantPlan
 from qonnx_pipe.core.sensitivity import Sensitivity
+from qonnx_pipe.core.times import Times
 from qonnx_pipe.core.verdict import Verdict
 from qonnx_pipe.core.verdict_file import read_verdict
 from qonnx_pipe.data.texts import Texts
@@ -45,13 +46,16 @@ class Work:
     def check(self, stages: Sequence[Stage]) -> None:
         """Tell at once what would come out after minutes of work.
 
-        Unknown providers, unreadable data and baselines are raised, and a search whose target is not installed; a
-        provider of the verdict that is not installed is a warning, since the others can be judged.
+        Unknown providers, unreadable data and baselines are raised, and a search or a budget of time whose target is
+        not installed; one of the verdict that is not is a warning, since the others can be judged.
         """
         for provider in self.recipe.validation.providers:
             providers.check_name(provider)
         target = self.recipe.quantize.target
-        if "tune" in stages and target not in (ALWAYS_HERE, *self.recipe.validation.interpreters):
+        if {"tune", "timing"}.intersection(stages) and target not in (
+            ALWAYS_HERE,
+            *self.recipe.validation.interpreters,
+        ):
             providers.require(target)
         if "validate" in stages:
             self._warn_of_missing_providers()
@@ -129,7 +133,14 @@ class Work:
         from qonnx_pipe.stages.allocate import allocate
 
         found = json.loads(self.file("sensitivity", "sensitivity.json").read_bytes())
-        return allocate(Sensitivity.from_json(found), budget).bits
+        return allocate(Sensitivity.from_json(found), budget, self.times).bits
+
+    @property
+    def times(self) -> Times | None:
+        """What the weights take on the target; None where no budget asks for it."""
+        if "timing" not in self.entries:
+            return None
+        return Times.from_json(json.loads(self.file("timing", "times.json").read_bytes()))
 
     @property
     def settled_plan(self) -> QuantPlan:
@@ -168,6 +179,7 @@ def libraries(stages: Sequence[Stage]) -> tuple[str, ...]:
 
 _READ = (
     ("sensitivity", "calibration"),
+    ("timing", "calibration"),
     ("calibrate", "calibration"),
     ("qat", "learned"),
     ("qat", "held"),
@@ -179,6 +191,7 @@ _LIBRARIES: dict[Stage, tuple[str, ...]] = {
     "train": LIBRARIES,
     "export": ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnx-ir", "onnxsim", "onnxscript"),
     "sensitivity": ("torch", "scipy", "onnxruntime", "onnx", "onnx-ir", "tokenizers", "numpy"),
+    "timing": ("onnxruntime", "onnx", "onnx-ir", "tokenizers", "numpy"),
     "plan": ("scipy", "onnx", "onnx-ir"),
     "calibrate": ("onnxruntime", "onnx", "onnx-ir", "tokenizers", "numpy"),
     "tune": ("onnxruntime", "onnx", "onnx-ir", "tokenizers", "numpy"),

@@ -226,6 +226,9 @@ class Quantize(Strict):
         if self.shape is not None and self.target != "qnn":
             fix = "leave quantize.shape out: the model takes any"
             raise mistake("target {target} needs no static shape", key="shape", fix=fix, target=self.target)
+        if self.target == "qnn" and self.budget is not None and (self.budget.latency or self.budget.leaves_float):
+            fix = "limit bits or size, without float among the choices"
+            raise mistake("target qnn takes no float weights, and its simulator no time", key="budget", fix=fix)
         if self.target == "qnn" and self.equalise:
             raise mistake("target qnn has no equalise yet", key="equalise", fix="leave quantize.equalise out")
         return self

@@ -9,6 +9,7 @@ from typing import Literal
 from qonnx_pipe.core.qtype import QTYPES
 from qonnx_pipe.core.site import EMBEDDING_TABLES, Site, SiteMap
 from qonnx_pipe.core.spec import QuantSpec
+from qonnx_pipe.core.times import FLOAT
 from qonnx_pipe.errors import Problem, RecipeError
 from qonnx_pipe.recipe.budget import Budget
 from qonnx_pipe.recipe.fitting import FIRST_ACTIVATIONS, FIRST_WEIGHTS, Misfit, Setting, fit
@@ -38,7 +39,7 @@ class Choice:
 
 
 Widths = Mapping[str, int]
-"""Site id → bits that a budget gives it."""
+"""Site id → bits that a budget gives it, FLOAT for none."""
 
 
 def resolve(recipe: Recipe, sites: SiteMap, widths: Widths | None = None) -> tuple[Choice, ...]:
@@ -78,7 +79,7 @@ def shared_out(recipe: Recipe, sites: SiteMap, budget: Budget) -> dict[str, tupl
     found: dict[str, tuple[int, ...]] = {}
     for site in sites.weights:
         choices = (
-            budget.embeddings if site.role in EMBEDDING_TABLES else budget.choices if site.layer is not None else ()
+            budget.embeddings if site.role in EMBEDDING_TABLES else budget.widths if site.layer is not None else ()
         )
         _, says = _merged(_parts(recipe.quantize, site, sites.layers))
         if choices and "rules" not in says["dtype"]:
@@ -100,8 +101,8 @@ def _parts(quantize: Quantize, site: Site, layer_count: int, width: int | None =
         (("quantize", default), getattr(quantize, default)),
     ]
     if width is not None:
-        signed = getattr(quantize, default).dtype not in UNSIGNED
-        parts.append((("quantize", "budget"), Weights(dtype=f"{'int' if signed else 'uint'}{width}")))
+        kind_of = "uint" if getattr(quantize, default).dtype in UNSIGNED else "int"
+        parts.append((("quantize", "budget"), Weights(dtype="float" if width == FLOAT else f"{kind_of}{width}")))
     for index, rule in enumerate(quantize.rules):
         if rule.stays_float and _applies(rule, "float", site, layer_count):
             parts.append((("quantize", "rules", index), type(first)(dtype="float")))

@@ -19,7 +19,7 @@ from qonnx_pipe.core.site import Skipped
 from qonnx_pipe.core.verdict import PROVIDER_FAILED, Fidelity, Result, Size, Verdict
 from qonnx_pipe.errors import DataError, ModelError, NumericsError, ProviderError, QpipeError
 from qonnx_pipe.graph.linears import linears
-from qonnx_pipe.graph.size import low_bit_bytes, size_parts
+from qonnx_pipe.graph.size import breakdown, coarse, low_bit_bytes, nominal_bytes, size_parts
 from qonnx_pipe.graph.summary import id2label, static_shape
 from qonnx_pipe.runtime import machine
 from qonnx_pipe.runtime import providers as execution
@@ -113,7 +113,7 @@ def validate(
     check_names(gates)
     chosen = dict(interpreters or {})
     execution.check_interpreters(providers, chosen)
-    size = Size(size_parts(reference).total, (parts := size_parts(model)).total, parts, low_bit_bytes(model))
+    size = _sizes(reference, model)
     found, names = tasks.find(task), id2label(reference) or id2label(model)
     labels = _labels(found, batches, names, gates)
     if shape := static_shape(model):
@@ -173,6 +173,12 @@ def _on_provider(
         say(f"{provider}: timing at {batch}×{sequence}")
         pair = _timed(pair, paths, data, (batch, sequence))
     return pair
+
+
+def _sizes(reference: Path, model: Path) -> Size:
+    parts = breakdown(model)
+    held = coarse(parts)
+    return Size(size_parts(reference).total, held.total, held, low_bit_bytes(model), nominal_bytes(parts))
 
 
 def _labels(task: Task, batches: Sequence[Batch], names: Mapping[str, str], gates: Mapping[str, float]) -> Labels:

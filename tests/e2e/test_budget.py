@@ -11,6 +11,9 @@ import pytest
 
 from qonnx_pipe.cli import main
 from qonnx_pipe.core.sensitivity import ESTIMATORS, Sensitivity
+from qonnx_pipe.core.site import Site
+from qonnx_pipe.core.times import FLOAT, Times
+from qonnx_pipe.stages.timing import Timed
 from tests.e2e.tiny import RECIPE, TEXTS, write_csv
 
 pytestmark = pytest.mark.export
@@ -113,12 +116,59 @@ def test_q_berts_rule_in_a_recipe(qpipe, tmp_path: Path) -> None:
     assert "Sensitivity" in (tmp_path / "report.html").read_text()
 
 
+def test_a_latency_keeps_what_costs_most_in_float(qpipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On a simulated machine where a matrix takes 1.5 ms in float and 0.5 ms in bits, beside 1 ms for all else."""
+    seen: list[set[int]] = []
+
+    def simulated(_model: Path, variants: dict[int, Path], sites: list[Site], wish: Timed) -> Times:
+        assert all(file.is_file() for file in variants.values())
+        seen.append(set(variants))
+        own = {bits: 1.5 if bits == FLOAT else 0.5 for bits in variants}
+        return Times(wish.provider, wish.shape, 2, wish.rounds, 20.0, 1.0, {site.id: own for site in sites})
+
+    monkeypatch.setattr("qonnx_pipe.stages.timing.timing_stage", simulated)
+    folder = str(tmp_path)
+    code, out, _ = qpipe("plan", "RECIPE", "--budget", "latency=0.65x", "--out", folder, "--json")
+    assert code == 0
+    assert seen == [{2, 3, 4, 8, FLOAT}]
+    plan = json.loads(out)
+    allocation = plan["allocation"]
+    floats = {site for site, bits in allocation["bits"].items() if bits == FLOAT}
+    found = Sensitivity.from_json(json.loads((tmp_path / "sensitivity.json").read_text()))
+    ranked = sorted(found.matrices, key=lambda one: -one.costs["measured"][8])
+    assert floats == {one.site for one in ranked[:6]}  # 1 + 12 · 0.5 + 6 · 1 = 13 ms
+    assert allocation["amounts"]["latency"] == pytest.approx(13.0)
+    assert allocation["times"]["float_ms"] == 20.0
+    entries = {entry["site"]: entry for entry in plan["entries"]}
+    assert {entries[site]["reason"] for site in floats} == {"the budget leaves it float"}
+    for layer, read in ((0, "embedding.norm"), (1, "layer.0/layer.output")):
+        owners = ("attention.query", "attention.key", "attention.value")
+        whole = floats >= {f"layer.{layer}/weight[{owner}]" for owner in owners}
+        assert (entries[read]["spec"] is None) == whole  # nothing in codes is left to read it
+    code, said, _ = qpipe("plan", "RECIPE", "--budget", "latency=0.65x", "--budget", "size=72kB")
+    assert code == 0
+    assert "ms (0." in said
+    assert "1×128 on cpu" in said
+    code, _, said = qpipe("plan", "RECIPE", "--budget", "latency=6ms")
+    assert (code, "the nearest that can: latency=7.00ms" in said) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("options", "code", "says"),
     [
         (["--budget", "bits=1.5"], 1, "the nearest that can: bits=2.00"),
         (["--budget", "size=1kB"], 1, "the nearest that can: size="),
         (["--budget", "weight=3"], 2, "no such budget"),
+        (["--budget", "bits="], 2, "--budget bits=: no amount"),
+        (["--budget", "bits"], 2, "--budget bits: no amount"),
+        (["--budget", "bits=2", "--budget", "bits=3"], 2, "bits has a limit already, 2"),
+        (["--budget", "bits=x"], 2, "must be a number, not 'x'"),
+        (["--budget", "latency=-1"], 2, "-1 is no latency"),
+        (["--budget", "latency=8"], 2, "8 is no latency"),
+        (["--budget", "latency=0.5x", "--strategy", "greedy"], 2, "greedy cannot keep a latency"),
+        (["--budget", "latency=0.5x", "--set", "quantize.target=qnn"], 2, "target qnn takes no float weights"),
+        (["--budget", "bits=3", "--max-drop", "1"], 2, "--max-drop finds the size itself, without a limit of bits"),
+        (["--strategy", "exact"], 2, "--strategy exact shares out a budget"),
         (["--budget", "size=30"], 2, "30 is no size"),
         (["--budget", "bits=3", "--strategy", "qbert"], 2, "chooses between two widths"),
         (["--set", "quantize.budget={choices: [2, 3]}"], 2, "a budget without a limit"),

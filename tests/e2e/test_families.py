@@ -49,7 +49,7 @@ def test_from_a_checkpoint_to_a_report(
     assert f"model    {made.out / 'model.onnx'}" in said.out
     assert f"report   {made.out / 'report.html'}" in said.out
     assert [line.split()[0] for line in said.err.splitlines()] == [
-        stage for stage in STAGES if stage not in ("sensitivity", "tune", "qat", "round")
+        stage for stage in STAGES if stage not in ("sensitivity", "timing", "tune", "qat", "round")
     ]
     names = set(content(made.out))
     assert names >= FILES

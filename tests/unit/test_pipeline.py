@@ -32,7 +32,7 @@ from tests.zoo.projects import Project, make_project, table
 
 pytestmark = pytest.mark.export
 
-STAGES = tuple(stage for stage in ALL_STAGES if stage not in ("sensitivity", "tune", "qat", "round"))
+STAGES = tuple(stage for stage in ALL_STAGES if stage not in ("sensitivity", "timing", "tune", "qat", "round"))
 """Of a recipe that has no budget, searches and trains nothing, and rounds to the nearest."""
 
 

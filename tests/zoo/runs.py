@@ -208,7 +208,7 @@ def _verdict(sites: tuple[Site, ...], sizes: Sizes, limits: dict[str, float]) ->
             Kernels(tuple(ran)),
         ),
     )
-    size = Size(90_405_214, 23_391_777, SizeParts(10_616_832, 11_720_448, 212_480, 842_017))
+    size = Size(90_405_214, 23_391_777, SizeParts(10_616_832, 11_720_448, 212_480, 842_017), None, 22_337_280)
     machine = {
         "processor": "Example(R) Processor @ 2.50GHz" + sizes.hostile,
         "cores": 2,

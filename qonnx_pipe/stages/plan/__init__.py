@@ -53,7 +53,7 @@ def plan_stage(recipe: Recipe, model: Path, widths: Mapping[str, int] | None = N
     return QuantPlan(
         recipe.quantize.target,
         recipe.quantize.placement,
-        tuple(read_as_they_are(entries, recipe.quantize.placement)),
+        tuple(entries if recipe.quantize.quantizes_all else read_as_they_are(entries)),
         tuple(skipped),
         bias_correction=recipe.quantize.bias_correction,
         equalise=recipe.quantize.equalise,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qonnx_pipe.core.granularity import PerChannel, PerEmbedding, PerEmbeddingGroup, PerGroup, PerTensor
-from qonnx_pipe.core.plan import Lowering, Placement, PlanEntry
+from qonnx_pipe.core.plan import Lowering, PlanEntry
 from qonnx_pipe.core.qtype import QTYPES
 from qonnx_pipe.core.site import EMBEDDING_TABLES, Role, Site, Skipped
 from qonnx_pipe.core.spec import QuantSpec
@@ -20,6 +20,9 @@ from qonnx_pipe.recipe.quantize import Quantize
 
 WIDTH = 8
 """Bits of the integers that TensorRT multiplies."""
+
+REAL: tuple[Lowering, ...] = ("nbits", "blocked", "float")
+"""Forms of weights whose MatMuls take no codes."""
 
 LATER = "auto: resolved after calibration"
 """The reason of an entry whose form measured time and error will choose."""
@@ -55,7 +58,8 @@ def _entry(choice: Choice, settings: Quantize) -> PlanEntry | Skipped:
     """One site's entry; Skipped for what was wanted and cannot be written."""
     site, spec = choice.site, choice.spec
     if spec is None:
-        return PlanEntry(site, None, "float", choice.rule, choice.note or "the recipe leaves it float")
+        decider = "budget" if choice.rule == "budget" else "recipe"
+        return PlanEntry(site, None, "float", choice.rule, choice.note or f"the {decider} leaves it float")
     if site.is_weight:
         obstacle = _weight_obstacle(site, spec)
         if obstacle:
@@ -119,16 +123,14 @@ def _unpacked(entry: PlanEntry, settings: Quantize) -> tuple[Skipped, ...]:
     return (Skipped(entry.site.id, f"unpacked when a session opens: {what}; {fix}"),)
 
 
-def read_as_they_are(entries: list[PlanEntry], placement: Placement) -> list[PlanEntry]:
-    """The entries, with activations float that only weights in blocks read: their kernels take real values."""
+def read_as_they_are(entries: list[PlanEntry]) -> list[PlanEntry]:
+    """The entries, with activations float that only weights in float or in blocks read: they take real values."""
     weights = [entry for entry in entries if entry.site.role is Role.WEIGHT]
-    blocks = {name for entry in weights if entry.lowering in ("nbits", "blocked") for name in entry.site.feeds}
-    if placement == "full":
-        return entries
-    reason = "only weights in blocks read it, and their kernel takes real values"
+    real = {name for entry in weights if entry.lowering in REAL for name in entry.site.feeds}
+    reason = "only weights in float or in blocks read it, and they take real values"
     return [
         replace(entry, spec=None, lowering="float", reason=reason)
-        if not entry.site.is_weight and entry.spec and entry.site.feeds and blocks.issuperset(entry.site.feeds)
+        if not entry.site.is_weight and entry.spec and entry.site.feeds and real.issuperset(entry.site.feeds)
         else entry
         for entry in entries
     ]

@@ -20,16 +20,17 @@ class Grid:
     """Bits that a budget gave: a row a layer or table, a column a kind of weight; None where there is no such."""
 
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[int | None, ...]], ...]
+    rows: tuple[tuple[str, tuple[str | None, ...]], ...]
 
 
 def allocation(plan: QuantPlan) -> Grid | None:
     """The sites whose bits the budget decided; None without any."""
-    cells: dict[str, dict[str, int]] = {}
-    for entry in plan.quantized:
-        if entry.rule == BUDGET and entry.spec is not None:
+    cells: dict[str, dict[str, str]] = {}
+    for entry in plan.entries:
+        if entry.rule == BUDGET:
             layer = f"layer {entry.site.layer}" if entry.site.layer is not None else str(entry.site.role)
-            cells.setdefault(layer, {})[str(entry.site.owner or "table")] = entry.spec.dtype.bits
+            bits = "float" if entry.spec is None else str(entry.spec.dtype.bits)
+            cells.setdefault(layer, {})[str(entry.site.owner or "table")] = bits
     columns = tuple(dict.fromkeys(name for row in cells.values() for name in row))
     rows = tuple((name, tuple(row.get(column) for column in columns)) for name, row in cells.items())
     return Grid(columns, rows) if rows else None

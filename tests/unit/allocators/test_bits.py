@@ -78,7 +78,7 @@ def test_a_budget_that_cannot_be_met_names_the_least() -> None:
     for strategy in (exact, greedy, qbert):
         with pytest.raises(Unmet) as unmet:
             strategy(items, {"bits": least - 1})
-        assert unmet.value.least == {"bits": least}
+        assert unmet.value.nearest == {"bits": least}
 
 
 def test_the_rule_takes_two_widths_and_whole_layers() -> None:
@@ -90,9 +90,82 @@ def test_the_rule_takes_two_widths_and_whole_layers() -> None:
         qbert(random_items(np.random.default_rng(5), 3, (2, 3, 4)), {"bits": 1e9})
 
 
+def timed(items: list[Item], rng: np.random.Generator) -> list[Item]:
+    """With a float option that costs nothing and takes long, and times that widths do not decide alone."""
+    made = []
+    for item in items:
+        elements = item.options[0].uses["bits"] / item.options[0].bits
+        fast = elements * float(rng.uniform(0.8, 1.2))
+        options = [Option(one.bits, one.cost, {**one.uses, "latency": fast}) for one in item.options]
+        floats = {"bits": 32 * elements, "size": 4 * elements, "latency": fast * float(rng.uniform(2, 4))}
+        made.append(Item(item.name, (*options, Option(32, 0.0, floats)), item.layer, item.rank))
+    return made
+
+
+def least_excess(items: list[Item], limits: dict[str, float]) -> float:
+    """The least sum of what is used beyond the limits, in shares of the most that can be used."""
+    most = {name: sum(max(option.uses[name] for option in item.options) for item in items) for name in limits}
+    return min(
+        sum(max(0.0, sum(o.uses[name] for o in chosen) - limit) / most[name] for name, limit in limits.items())
+        for chosen in product(*(item.options for item in items))
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_size_and_time_together_against_all_combinations(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    items = timed(random_items(rng, 6, (2, 4, 8)), rng)
+    slowest = sum(item.options[-1].uses["latency"] for item in items)
+    eight_bits = sum(item.options[-2].uses["size"] for item in items)
+    limits = {"size": 1.6 * eight_bits, "latency": 0.6 * slowest}
+    expected = brute(items, limits)
+    assert expected is not None
+    found = exact(items, limits)
+    assert found.cost == pytest.approx(expected, rel=1e-6)
+    assert 32 in found.bits.values()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_limits_that_only_together_cannot_be_met(seed: int) -> None:
+    """Narrow is slow and wide is fast here; the nearest limits can be met, and none are nearer."""
+    rng = np.random.default_rng(seed)
+    items = [
+        Item(
+            f"m{index}",
+            tuple(
+                Option(bits, 4.0**-bits, {"size": bits * size, "latency": size * float(rng.uniform(1, 2)) / bits})
+                for bits in (2, 4, 8)
+            ),
+        )
+        for index, size in enumerate(rng.uniform(50, 200, 5))
+    ]
+    least = {name: sum(min(o.uses[name] for o in item.options) for item in items) for name in ("size", "latency")}
+    limits = {name: 1.2 * amount for name, amount in least.items()}
+    assert brute(items, limits) is None
+    with pytest.raises(Unmet) as unmet:
+        exact(items, limits)
+    nearest = dict(unmet.value.nearest)
+    most = {name: sum(max(o.uses[name] for o in item.options) for item in items) for name in limits}
+    excess = sum((nearest[name] - limits[name]) / most[name] for name in limits)
+    assert all(nearest[name] >= limits[name] for name in limits)
+    assert excess == pytest.approx(least_excess(items, limits), abs=1e-6)
+    assert brute(items, {name: amount * (1 + 1e-9) for name, amount in nearest.items()}) is not None
+
+
+def test_a_front_keeps_other_limits() -> None:
+    rng = np.random.default_rng(2)
+    items = timed(random_items(rng, 8, (2, 4, 8)), rng)
+    limits = {"size": 1.6 * sum(item.options[-2].uses["size"] for item in items)}
+    found = front(items, "latency", exact, points=10, others=limits)
+    assert len(found) > 1
+    assert all(one.uses["size"] <= limits["size"] * (1 + 1e-6) for one in found)
+    assert all(later.cost < earlier.cost for earlier, later in pairwise(found))
+    assert front(items, "latency", exact, points=4, others={"size": 1.0}) == ()
+
+
 def test_the_front_falls() -> None:
     items = random_items(np.random.default_rng(8), 20, (2, 3, 4, 8))
-    found = front(items, "size", exact, points=12)
+    found = front(items, "size", exact, points=12, others={})
     assert len(found) > 6
     assert [one.uses["size"] for one in found] == sorted(one.uses["size"] for one in found)
     assert all(later.cost < earlier.cost for earlier, later in pairwise(found))

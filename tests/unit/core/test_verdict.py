@@ -33,7 +33,7 @@ QUANTIZED = Result(
     partition=Partition(20, 2, (Fallback("Attention", "CPUExecutionProvider", 6),)),
     class_drops=(ClassDrop("tech", 0.02, (0.01, 0.03), 90), ClassDrop("sport", 0.0, (-0.01, 0.01), 80)),
 )
-SIZE = Size(400, 100, SizeParts(60, 20, 5, 15), 70)
+SIZE = Size(400, 100, SizeParts(60, 20, 5, 15), 70, 64)
 VERDICT = Verdict((Gate("speedup", 2.0, 2.4, True),), SIZE, (FLOAT, QUANTIZED), (Skipped("site", "why"),), {"cores": 2})
 
 
@@ -47,6 +47,7 @@ def test_json_has_the_shape_that_interface_md_promises():
         "ratio": 4.0,
         "parts": {"weights": 60, "embeddings": 20, "scales": 5, "other": 15},
         "low_bit_bytes": 70,
+        "nominal_bytes": 64,
     }
     quantized = data["results"][1]
     assert {"metric", "value", "n", "interval", "per_class"} <= quantized["accuracy"].keys()

@@ -5,7 +5,10 @@ import onnx
 import pytest
 from onnx import helper
 
-from qonnx_pipe.graph.size import low_bit_bytes, size_parts
+from qonnx_pipe.graph import io
+from qonnx_pipe.graph.lowerings.emit import Emitter
+from qonnx_pipe.graph.lowerings.packing import pack_codes
+from qonnx_pipe.graph.size import breakdown, low_bit_bytes, nominal_bytes, size_parts
 from tests.zoo import graphs
 
 MATRIX, TABLE = graphs.WIDTH * graphs.WIDTH, 64 * graphs.WIDTH
@@ -59,3 +62,29 @@ def test_codes_that_another_tool_left_in_bytes_are_counted_by_their_bits(tmp_pat
     ports = [[graphs.tensor(name, ["batch", graphs.WIDTH])] for name in ("x", "y")]
     graphs.save(path, nodes, *ports, {"codes": codes, "scale": np.float32(0.1)})
     assert path.stat().st_size - low_bit_bytes(path) == MATRIX * (8 - bits) // 8
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
+def test_nominal_and_real_bytes_of_packed_codes(tmp_path, bits):
+    """Seven columns: the last byte of a plane is not full; what unpacks the codes counts as such."""
+    rng, columns = np.random.default_rng(bits), 7
+    codes = rng.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (graphs.WIDTH - 1, columns)).astype(np.int8)
+    codes[0, :2] = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    nodes = [
+        helper.make_node("DequantizeLinear", ["codes", "scale", "zero"], ["w"], "dequantize", axis=1),
+        helper.make_node("MatMul", ["x", "w"], ["y"], "matmul"),
+    ]
+    ports = [[graphs.tensor(name, ["batch", size])] for name, size in (("x", graphs.WIDTH - 1), ("y", columns))]
+    constants = {"codes": codes, "scale": np.ones(columns, np.float32), "zero": np.zeros(columns, np.int8)}
+    path = graphs.save(tmp_path / "m.onnx", nodes, *ports, constants)
+    model = io.load(path)
+    pack_codes(Emitter(model.graph))
+    io.save(model, path)
+    parts = breakdown(path)
+    planes = {2: (2,), 3: (2, 1), 4: (4,), 6: (4, 2), 8: (8,)}[bits]
+    assert nominal_bytes(parts) == parts["weights"].nominal_bytes == round(codes.size * bits / 8)
+    assert codes.size * bits / 8 <= parts["weights"].bytes <= codes.size * bits / 8 + 4 * len(planes)
+    assert (parts["scales"].bytes, parts["zero points"].bytes) == (4 * columns, columns)
+    assert (parts["unpacking"].bytes > 0) == (bits in (2, 3, 6))  # 4 bits have a type of their own
+    assert sum(part.bytes for part in parts.values()) == path.stat().st_size
+    assert size_parts(path).total == path.stat().st_size

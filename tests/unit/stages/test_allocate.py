@@ -6,7 +6,7 @@ from ruamel.yaml import YAML
 from qonnx_pipe.errors import GateFailed, UsageError
 from qonnx_pipe.recipe.budget import Budget
 from qonnx_pipe.stages.allocate import allocate, rules, share_out
-from tests.zoo.sensitivities import invented
+from tests.zoo.sensitivities import invented, timed
 
 
 def test_mean_bits() -> None:
@@ -40,6 +40,57 @@ def test_what_cannot_be_met(budget: dict[str, object], nearest: str) -> None:
         allocate(invented(), Budget(**budget))
     assert f"the nearest that can: {nearest}" in failure.value.fix
     assert failure.value.exit_code == 1
+
+
+@pytest.mark.parametrize(("latency", "floats"), [("16ms", 8), ("14ms", 6), ("0.6x", 4), ("8ms", 0)])
+def test_what_stays_float_within_a_time(latency: str, floats: int) -> None:
+    """Eight matrices of 1.5 ms in float and 0.5 ms in bits, beside 4 ms; 20 ms in float: the costly ones stay."""
+    found = invented()
+    shared = share_out(found, Budget(latency=latency, choices=(2, 3, "float")), signed=True, times=timed(found))
+    kept = sorted(site for site, bits in shared.chosen.bits.items() if bits == 32)
+    ranked = sorted(found.matrices, key=lambda one: -one.costs["measured"][3])
+    assert kept == sorted(one.site for one in ranked[:floats])
+    assert shared.chosen.amounts["latency"] == pytest.approx(4 + 8 * 0.5 + floats)
+    assert shared.front[-1].cost == 0.0
+    assert [one.amounts["latency"] for one in shared.front] == sorted(one.amounts["latency"] for one in shared.front)
+    assert ("dtype: float" in shared.rules) == bool(floats)
+
+
+def test_size_and_time_together() -> None:
+    """Of 16 kB two matrices may stay float, by the time six."""
+    found = invented()
+    budget = Budget(latency="14ms", size="16kB", choices=(2, 3, "float"))
+    shared = share_out(found, budget, signed=True, times=timed(found))
+    assert sorted(shared.chosen.bits.values()) == [3, 3, 3, 3, 3, 3, 32, 32]
+    assert shared.chosen.amounts["size"] == 5000 + 6 * 395 + 2 * 4000
+    assert all(one.amounts["size"] <= 16_000 for one in shared.front)
+
+
+def test_a_latency_lets_weights_stay_float_unless_choices_say_otherwise() -> None:
+    assert Budget(latency="8ms").leaves_float
+    assert Budget(latency="8ms").widths == Budget(bits=3).widths == (2, 3, 4, 8)
+    assert not Budget(latency="8ms", choices=(4, 8)).leaves_float
+    assert not Budget(bits=3).leaves_float
+
+
+@pytest.mark.parametrize(
+    ("budget", "nearest"),
+    [
+        ({"latency": "7ms"}, "latency=8.00ms"),
+        ({"latency": "0.333x"}, "latency=0.40x"),
+        ({"latency": "8ms", "size": "7kB"}, "size=7.16kB latency=8.00ms"),
+    ],
+)
+def test_a_time_that_cannot_be_met(budget: dict[str, object], nearest: str) -> None:
+    found = invented()
+    with pytest.raises(GateFailed, match="cannot be met") as failure:
+        allocate(found, Budget(**budget), timed(found))
+    assert f"the nearest that can: {nearest};" in failure.value.fix
+
+
+def test_weights_that_were_not_timed() -> None:
+    with pytest.raises(UsageError, match="not timed"):
+        allocate(invented(), Budget(latency="8ms"))
 
 
 def test_what_was_not_estimated() -> None:

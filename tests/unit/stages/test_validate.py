@@ -89,6 +89,7 @@ def test_a_whole_verdict(models):
     assert quantized.latency[0].speedup > 0
     assert verdict.size.float_bytes == models[1].stat().st_size
     assert verdict.size.parts.total == verdict.size.quantized_bytes == models[0].stat().st_size
+    assert verdict.size.nominal_bytes == verdict.size.parts.weights + verdict.size.parts.embeddings
     assert verdict.skipped == tuple(skipped)
     assert verdict.machine["threads"] == 1
     assert any("2×8" in text for text in said)
