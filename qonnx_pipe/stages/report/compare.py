@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from qonnx_pipe.charts import page, svg, wording
 from qonnx_pipe.charts.rows import Chart, Row
 from qonnx_pipe.charts.svg import Axis
 from qonnx_pipe.core.files import write_atomic
-from qonnx_pipe.core.verdict import Result, Verdict
+from qonnx_pipe.core.verdict import Latency, Result, Verdict
 from qonnx_pipe.errors import DataError, UsageError
 from qonnx_pipe.stages.report import differences, layers, pareto
 from qonnx_pipe.stages.report.run import Run, read_run
@@ -130,7 +130,7 @@ def _timed(found: Sequence[Result | None], shape: tuple[int, int]) -> Iterator[L
         yield Line(name.format(f"{shape[0]} × {shape[1]}"), tuple(read(one) if one else "" for one in seen))
 
 
-_TIMES = (
+_TIMES: tuple[tuple[str, Callable[[Latency], str]], ...] = (
     ("Median, {}", lambda one: wording.milliseconds(one.p50_ms)),
     ("Speed-up, {}", lambda one: wording.times(one.speedup) if one.speedup else ""),
     ("95 % interval, {}", lambda one: wording.between(one.speedup_interval, wording.times)),
