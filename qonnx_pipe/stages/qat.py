@@ -31,8 +31,8 @@ from qonnx_pipe.tasks import Task
 TRAINED, METRICS = "trained.onnx", "qat.json"
 """The float graph with trained weights; how the training went, and the trained encodings."""
 
-FOLDED = ("fold", "expand", "auto")
-"""Forms that change the float graph, or its number of columns, after calibration."""
+RESHAPED = ("expand", "auto")
+"""Forms that may change the number of a weight's rows after calibration."""
 
 
 def qat_stage(
@@ -109,11 +109,13 @@ def _check_plan(plan: QuantPlan, settings: QAT) -> None:
     for entry in plan.quantized:
         assert entry.spec is not None
         site, groups = entry.site, entry.spec.granularity
-        if entry.lowering in FOLDED or entry.spec.folds or _scales_rows(entry):
-            what = f"{groups} as {entry.lowering} moves scales into the weights, which qat is to train"
-            raise UsageError(
-                what, where=site.id, fix=f"use one scale, or at most {MOST_PIECES} groups with lowering: split"
-            )
+        if entry.spec.folds or entry.lowering == "fold":
+            fix = "leave smooth and shift out, and give groups of dimensions lowering: split"
+            raise UsageError("a fold changes the weights, which qat is to train", where=site.id, fix=fix)
+        if entry.lowering in RESHAPED or _scales_rows(entry):
+            what = f"{groups} as {entry.lowering} changes the weights' rows, which qat is to train"
+            fix = f"use one scale, or at most {MOST_PIECES} groups with lowering: split"
+            raise UsageError(what, where=site.id, fix=fix)
         if isinstance(groups, PerEmbeddingGroup) and groups.permute == "range" and groups.share != "site":
             what = "an order that sites share is folded into the weights, which qat is to train"
             raise UsageError(what, where=site.id, fix="use share: site")

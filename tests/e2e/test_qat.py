@@ -182,10 +182,11 @@ def test_ctrl_c_resumes_to_the_same_bytes(qpipe: Run, place: Path, monkeypatch: 
         (["data.train.source=bare.csv"], 3, ("texts have no label", "quantize.qat.loss.labels: 0")),
         (["quantize.bias_correction=true"], 2, ("quantize.bias_correction", "not together with qat")),
         (["quantize.weights.rounding=adaround"], 2, ("quantize.weights.rounding", "not together with qat")),
-        (["quantize.activations.lowering=fold"], 2, ("which qat is to train",)),
+        (["quantize.activations.lowering=fold"], 2, ("a fold changes the weights", "lowering: split")),
+        (["quantize.activations.smooth=0.5"], 2, ("a fold changes the weights", "leave smooth and shift out")),
         (["quantize.qat.loss.labels=0", "quantize.qat.loss.logits=0", "quantize.qat.loss.hidden=0"], 0, ()),
         (["quantize.qat.ranges=current"], 2, ("ranges: current",)),
-        (["quantize.activations.granularity=per_embedding"], 2, ("per_embedding as split moves scales",)),
+        (["quantize.activations.granularity=per_embedding"], 2, ("per_embedding as split changes the weights' rows",)),
         (["train.epochs=1"], 2, ("a recipe trains the float model or the quantized one",)),
     ],
 )
