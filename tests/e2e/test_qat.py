@@ -72,6 +72,7 @@ def test_what_a_run_leaves(origin: Path) -> None:
     assert best["held_out_loss"] < facts["untrained"]["held_out_loss"]
     assert facts["accuracy"]["validation"]["value"] == best["accuracy"]
     assert read(run / "verdict.json")["passed"]
+    assert f"the weights and ranges of epoch <strong>{facts['chosen']['epoch']}" in (run / "report.html").read_text()
     kinds = {artifact["kind"] for artifact in read(run / "manifest.json")["artifacts"]}
     assert {"qat:trained.onnx", "qat:qat.json", "quantize:model.onnx"} <= kinds
 
