@@ -154,11 +154,31 @@ def _use(node: ir.Node, index: int) -> str:
     """What an initializer is for the node that reads it at input `index`."""
     if (node.op_type in QUANTIZERS and index > 0) or index in INTEGER_SCALES.get(node.op_type, ()):
         return "scales"
+    if node.op_type == "Gather" and index == 0 and _is_of_codes(node):
+        return "scales"
     if node.op_type in TABLES and index == 0:
         return "other" if packed(node.outputs[0]) else "embeddings"
     if {**FLOAT_OPS, **INTEGER_OPS}.get(node.op_type) == index:
         return "weights"
     return _behind(node, index)
+
+
+def _is_of_codes(node: ir.Node) -> bool:
+    """Whether a Gather takes scales or zero points of the rows that another one takes codes of (`lowerings.gather`)."""
+    value = node.outputs[0]
+    readers = consumers(value)
+    if readers and readers[0].op_type == "Cast":
+        value = readers[0].outputs[0]
+        readers = consumers(value)
+    if not readers or readers[0].op_type not in ("Mul", "Sub") or readers[0].inputs[1] is not value:
+        return False
+    other = readers[0].inputs[0]
+    while (maker := other.producer() if other else None) is not None and maker.op_type in ("Cast", "Sub"):
+        other = maker.inputs[0]
+    if maker is None or maker.op_type != "Gather" or maker.inputs[1] is not node.inputs[1]:
+        return False
+    kind = maker.inputs[0].dtype if maker.inputs[0] else None
+    return kind is not None and kind.is_integer()
 
 
 def _behind(node: ir.Node, index: int) -> str:

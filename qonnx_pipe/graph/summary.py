@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from qonnx_pipe.core.port import Port
 from qonnx_pipe.graph import io
+from qonnx_pipe.graph.linears import PLAIN_OPS, stored_codes
 from qonnx_pipe.graph.lowerings.packing import unpacked
 from qonnx_pipe.graph.size import stored
 from qonnx_pipe.graph.walk import consumers
@@ -93,5 +94,7 @@ def _bits(graph: ir.Graph) -> dict[str, dict[str, int]]:
 
 
 def _behind(node: ir.Node) -> tuple[ir.Node, ...]:
-    """Who reads a dequantized weight; nobody else is asked for."""
-    return consumers(node.outputs[0]) if node.op_type == "DequantizeLinear" else ()
+    """Who reads what a node makes of a weight's codes; nobody else is asked for."""
+    if node.op_type != "DequantizeLinear" and (node.op_type not in PLAIN_OPS or not stored_codes(node.outputs[0])):
+        return ()
+    return tuple(one for reader in consumers(node.outputs[0]) for one in (reader, *_behind(reader)))

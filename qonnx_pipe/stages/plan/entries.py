@@ -33,7 +33,7 @@ def planned(model: io.Model, choice: Choice, settings: Quantize) -> tuple[PlanEn
     refused: tuple[Skipped, ...] = ()
     if settings.target == "tensorrt":
         choice, refused = _symmetric(choice)
-    entry = _tied(model, choice.site) or _uneven(model, choice) or _entry(choice, settings)
+    entry = _tied(model, choice.site) or _uneven(model, choice) or _entry(model, choice, settings)
     if isinstance(entry, Skipped):
         return PlanEntry(choice.site, None, "float", choice.rule, entry.reason), (entry,)
     if entry.spec is None or entry.site.is_weight:
@@ -54,7 +54,7 @@ def _symmetric(choice: Choice) -> tuple[Choice, tuple[Skipped, ...]]:
     return replace(choice, spec=replace(spec, dtype=QTYPES["int8"], symmetric=True, shift=False)), ()
 
 
-def _entry(choice: Choice, settings: Quantize) -> PlanEntry | Skipped:
+def _entry(model: io.Model, choice: Choice, settings: Quantize) -> PlanEntry | Skipped:
     """One site's entry; Skipped for what was wanted and cannot be written."""
     site, spec = choice.site, choice.spec
     if spec is None:
@@ -65,7 +65,11 @@ def _entry(choice: Choice, settings: Quantize) -> PlanEntry | Skipped:
         if obstacle:
             return Skipped(site.id, obstacle)
         form = _weight_form(site, spec, settings)
-        return PlanEntry(site, spec, form, choice.rule, choice.note or _weight_note(site, spec, form))
+        note = ""
+        if form == "blocked" and (opset := model.graph.opset_imports[""]) < BLOCKED[spec.dtype.bits]:
+            form, note = "qdq", f"{spec.dtype.bits} bits in blocks need opset {BLOCKED[spec.dtype.bits]}, not {opset}"
+        note = "; ".join(filter(None, (note, _weight_note(site, spec, form))))
+        return PlanEntry(site, spec, form, choice.rule, choice.note or note)
     if settings.placement != "full" and not site.feeds:
         reason = "placement matmul_inputs: only what enters a weight MatMul is quantized"
         return PlanEntry(site, None, "float", choice.rule, reason)

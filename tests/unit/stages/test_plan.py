@@ -142,6 +142,13 @@ def test_weights_that_do_not_run_as_they_are_stored_say_so(planned, role: str, c
         ("", "dtype: int3, granularity: {per_group: 16}, accuracy_level: 0", "nbits", "accuracy_level 0: in float"),
         ("  matmul: qdq\n", "dtype: int4, granularity: {per_group: 16}", "blocked", "DequantizeLinear in blocks"),
         ("  matmul: qdq\n", "dtype: int3, granularity: {per_group: 16}", "qdq", "no integer kernel"),
+        (
+            "  matmul: qdq\n",
+            "dtype: int2, granularity: {per_group: 16}",
+            "qdq",
+            "2 bits in blocks need opset 25, not 21",
+        ),
+        ("  target: openvino\n", "dtype: uint2, granularity: {per_group: 16}", "qdq", "need opset 25, not 21"),
         ("", "dtype: int6, granularity: {per_group: 16}", "integer", "no integer kernel"),
     ],
 )

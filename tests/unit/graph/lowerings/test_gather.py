@@ -14,6 +14,8 @@ from qonnx_pipe.core.spec import QuantSpec
 from qonnx_pipe.graph import io
 from qonnx_pipe.graph.lowerings import gather
 from qonnx_pipe.graph.quantize import quantize
+from qonnx_pipe.graph.size import size_parts
+from qonnx_pipe.graph.summary import summarise
 from tests.unit.graph.lowerings.tiny import WIDTH, encode, outliers, quantized, run, table
 from tests.zoo import graphs
 
@@ -83,6 +85,18 @@ def test_the_codes_are_stored_once_and_the_floats_not_at_all(tmp_path, spec):
         one.data_type != TensorProto.FLOAT or np.prod(one.dims) <= max(ROWS, WIDTH, ROWS * WIDTH // 8)
         for one in initializers
     )
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_the_size_tells_codes_from_scales_and_zero_points(tmp_path, spec):
+    path = quantized(lookups(tmp_path / "m.onnx"), plan(spec), {})
+    encoding, _ = encode(plan(spec).entries[0], TABLE)
+    parts = size_parts(path)
+    assert parts.embeddings == ROWS * WIDTH * spec.dtype.bits // 8
+    zeros = 0 if spec.symmetric and spec.granularity != PerTensor() else encoding.zero_point.size
+    packed = spec.dtype.bits if zeros > 1 and spec.dtype.bits < 8 and len(encoding.zero_point.shape) > 1 else 8
+    assert parts.scales == 4 * encoding.scale.size + zeros * packed // 8
+    assert summarise(path).bits["other"].keys() <= {"int8", "uint8", f"{spec.dtype.bits} bits"}
 
 
 def test_a_tied_head_keeps_its_float_table(tmp_path):
