@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from qonnx_pipe.core.granularity import (
     Granularity,
@@ -138,6 +138,8 @@ def _entry_to_json(entry: PlanEntry) -> dict[str, object]:
 
 
 def _entry_from_json(data: Mapping[str, Any]) -> PlanEntry:
+    if data["lowering"] not in get_args(Lowering):
+        raise ValueError(f"unknown lowering {data['lowering']!r}")
     site = Site(
         id=data["site"],
         role=Role(data["role"]),

@@ -13,7 +13,7 @@ from qonnx_pipe.core import aimet
 from qonnx_pipe.core.aimet import Grid
 from qonnx_pipe.core.artifact import sha256_file
 from qonnx_pipe.core.encoding import Encoding
-from qonnx_pipe.core.granularity import PerChannel, PerTensor
+from qonnx_pipe.core.granularity import PerChannel, PerOutputGroup, PerTensor
 from qonnx_pipe.core.plan import PlanEntry, QuantPlan
 from qonnx_pipe.core.site import Site, Skipped
 from qonnx_pipe.core.spec import QuantSpec
@@ -126,19 +126,29 @@ def _encoding(file: Path, site: Site, spec: QuantSpec, grid: Grid, model: io.Mod
     kind = "weights" if site.is_weight else "activations"
     if grid.bits != spec.dtype.bits:
         raise disagree(f"{grid.bits} bits, the recipe wants {spec.dtype.name}", f"change {kind}.dtype in the recipe")
-    count, granularity, scales = 1, spec.granularity, len(grid.scale)
-    if isinstance(granularity, PerChannel):
-        count = matrix(model, site).shape[granularity.axis]
-    if not isinstance(granularity, PerTensor | PerChannel) or scales != count:
-        wanted = granularity if isinstance(granularity, PerTensor) else f"{count} ({granularity})"
-        fix = f"change {kind}.granularity in the recipe"
-        raise disagree(f"{scales} scale{'s' * (scales > 1)}, the recipe wants {wanted}", fix)
-    encoding = grid.encoding(spec.dtype, granularity)
+    layout = PerChannel(1) if isinstance(spec.granularity, PerOutputGroup) else spec.granularity
+    scales, fix = len(grid.scale), f"change {kind}.granularity in the recipe"
+    told = f"{scales} scale{'s' * (scales > 1)}, the recipe wants"
+    if not isinstance(layout, PerTensor | PerChannel):
+        raise disagree(f"{told} {layout}, which the form lacks", fix)
+    count = matrix(model, site).shape[layout.axis] if isinstance(layout, PerChannel) else 1
+    if scales != count:
+        raise disagree(f"{told} {f'{count} ({layout})' if count > 1 else layout}", fix)
+    if isinstance(spec.granularity, PerOutputGroup) and not _is_grouped(grid, spec.granularity):
+        raise disagree(f"scales that differ in a group, the recipe wants {spec.granularity}", fix)
+    encoding = grid.encoding(spec.dtype, layout)
     middle = 0 if spec.dtype.signed else 1 << (spec.dtype.bits - 1)
     if spec.symmetric and np.any(encoding.zero_point != middle):
         fix = f"give {kind} symmetric: false in the recipe"
         raise disagree("offsets beside the middle, the recipe wants symmetric codes", fix)
     return encoding
+
+
+def _is_grouped(grid: Grid, groups: PerOutputGroup) -> bool:
+    """Whether a scale and an offset for each output are the same within each group."""
+    sizes = np.asarray(groups.sizes(len(grid.scale)))
+    first = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.array_equal(grid.scale, grid.scale[first]) and np.array_equal(grid.offset, grid.offset[first])
 
 
 def _table(file: Path, model: Path, plan: QuantPlan, encodings: Mapping[str, Encoding]) -> CalibrationTable:

@@ -235,6 +235,8 @@ def test_a_file_that_does_not_fit_is_a_clear_error(
     ("setting", "exit_code", "says"),
     [
         ("weights.granularity=per_tensor", 3, "32 scales, the recipe wants per_tensor"),
+        ("weights.granularity={per_group: 16}", 3, "32 scales, the recipe wants per_group(16), which the form lacks"),
+        ("weights.granularity={per_output_group: 2}", 3, "scales that differ in a group, the recipe wants per_output"),
         ("activations.symmetric=true", 3, "offsets beside the middle"),
         ("bias_correction=true", 2, "quantize.bias_correction: it needs more than encodings"),
         ("equalise=true", 2, "quantize.equalise"),
@@ -249,6 +251,19 @@ def test_a_recipe_that_wants_something_else_is_a_clear_error(
     assert (code, told) == (exit_code, None)
     assert says in errors
     assert "fix: " in errors
+
+
+def test_groups_of_outputs_come_back(run: Run, command: Command, quantize: Command, tmp_path: Path) -> None:
+    settings = ("quantize.weights.granularity={per_output_group: 2}", "quantize.weights.dtype=int4")
+    made = run(*settings)
+    assert command("encodings", made, "--out", tmp_path / "groups.json")[0] == 0
+    code, _, errors = quantize(json.loads((tmp_path / "groups.json").read_bytes()), *settings)
+    assert (code, errors) == (0, "")
+    before, after = (
+        json.loads(path.read_bytes())["weights"]
+        for path in (made / "encodings.json", tmp_path / "again.encodings.json")
+    )
+    assert before == after
 
 
 def parts(document: dict[str, Any]) -> tuple[list[float], list[int]]:

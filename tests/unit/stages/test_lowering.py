@@ -72,6 +72,22 @@ def test_auto_waits_for_calibration(planned) -> None:
     assert QuantPlan.from_json(plan.to_json()) == plan
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lowering": "magic"},
+        {"spec": {"dtype": "int5", "granularity": "per_tensor"}},
+        {"spec": {"dtype": "int4", "granularity": {"per_group": 16}}},
+    ],
+)
+def test_a_plan_with_an_unknown_form_or_type_is_refused(planned, change) -> None:
+    _, plan = planned("{role: ffn.input}", GROUPS)
+    written = plan.to_json()
+    written["entries"][0] |= change
+    with pytest.raises((ValueError, KeyError)):
+        QuantPlan.from_json(written)
+
+
 @pytest.mark.parametrize("form", ["split", "fold", "expand", "float"])
 def test_the_form_that_costs_least_among_good_ones_is_taken(planned, tmp_path: Path, form: str) -> None:
     model, plan = planned("{role: ffn.input}", GROUPS)
