@@ -15,7 +15,8 @@ class Times:
     """The content of `times.json`, in milliseconds.
 
     `float_ms`: the float model as exported, on `provider` with `threads`, at `shape` [batch, sequence]; the median of
-    `rounds` rounds. `matrices`: site → bits (FLOAT among them) → what it takes; `rest_ms`: all else.
+    `rounds` rounds. `noise`: how far apart the ends of the widest 95 % interval of a file's speed-up over it are, over
+    their middle. `matrices`: site → bits (FLOAT among them) → what it takes; `rest_ms`: all else.
     """
 
     provider: str
@@ -24,6 +25,7 @@ class Times:
     rounds: int
     float_ms: float
     rest_ms: float
+    noise: float
     matrices: Mapping[str, Mapping[int, float]]
 
     def of(self, site: str, bits: int) -> float:
@@ -46,6 +48,7 @@ class Times:
             data["rounds"],
             data["float_ms"],
             data["rest_ms"],
+            data["noise"],
             {site: {int(bits): ms for bits, ms in own.items()} for site, own in data["matrices"].items()},
         )
 

@@ -22,6 +22,9 @@ from qonnx_pipe.pipeline.work import TOKENIZER, Work
 ROUNDS = 7
 """Of whole files in turn, and of profiles."""
 
+NOISY = 0.2
+"""Relative width of an interval from which on a user is warned: a budget is missed by half of it easily."""
+
 BLOCKS = ("nbits", "blocked")
 """Forms of weights whose kernels depend on their bits; all others unpack to bytes when a session opens."""
 
@@ -51,7 +54,11 @@ def timing(work: Work) -> Step:
         )
         files = _variants(work, found, work.store.workdir(step.key))
         sites = [site for site in sites_of(work.float_model).weights if site.id in chosen]
-        write_json(folder / "times.json", timing_stage(work.float_model, files, sites, wish).to_json())
+        times = timing_stage(work.float_model, files, sites, wish)
+        if times.noise > NOISY:
+            what = f"speed-ups vary by {times.noise:.0%}: the machine is busy, and this run keeps what it saw"
+            work.listen(Progress("timing", "warning", f"{what}; `qpipe run --from timing` measures again"))
+        write_json(folder / "times.json", times.to_json())
 
     decided = settings.model_dump(mode="json", exclude={"budget", "adaround", "gptq", "qat", "tune"})
     wanted = [budget.widths, budget.embeddings, budget.shape, ROUNDS, choice.batch_size, choice.max_length]

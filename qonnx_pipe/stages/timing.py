@@ -52,7 +52,8 @@ def timing_stage(model: Path, variants: Mapping[int, Path], sites: Sequence[Site
         {bits: wholes[path] for bits, path in variants.items()},
         {site.id: {bits: kernels[path][site.id] for bits, path in variants.items()} for site in sites},
     )
-    return Times(wish.provider, wish.shape, machine.cores(), wish.rounds, first.p50_ms, rest, matrices)
+    noise = max(2 * (high - low) / (high + low) for low, high in (one.speedup_interval or (1.0, 1.0) for one in others))
+    return Times(wish.provider, wish.shape, machine.cores(), wish.rounds, first.p50_ms, rest, noise, matrices)
 
 
 def _kernels(

@@ -116,21 +116,31 @@ def test_q_berts_rule_in_a_recipe(qpipe, tmp_path: Path) -> None:
     assert "Sensitivity" in (tmp_path / "report.html").read_text()
 
 
-def test_a_latency_keeps_what_costs_most_in_float(qpipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """On a simulated machine where a matrix takes 1.5 ms in float and 0.5 ms in bits, beside 1 ms for all else."""
-    seen: list[set[int]] = []
+@pytest.fixture
+def simulated(monkeypatch: pytest.MonkeyPatch) -> list[dict[int, Path]]:
+    """What a machine is given where a matrix takes 1.5 ms in float, 0.5 ms in bits, and all else 1 ms."""
+    seen: list[dict[int, Path]] = []
 
-    def simulated(_model: Path, variants: dict[int, Path], sites: list[Site], wish: Timed) -> Times:
+    def measured(_model: Path, variants: dict[int, Path], sites: list[Site], wish: Timed) -> Times:
         assert all(file.is_file() for file in variants.values())
-        seen.append(set(variants))
+        seen.append(variants)
         own = {bits: 1.5 if bits == FLOAT else 0.5 for bits in variants}
-        return Times(wish.provider, wish.shape, 2, wish.rounds, 20.0, 1.0, {site.id: own for site in sites})
+        return Times(wish.provider, wish.shape, 2, wish.rounds, 20.0, 1.0, 0.5, {site.id: own for site in sites})
 
-    monkeypatch.setattr("qonnx_pipe.stages.timing.timing_stage", simulated)
+    monkeypatch.setattr("qonnx_pipe.stages.timing.timing_stage", measured)
+    return seen
+
+
+def test_a_latency_keeps_what_costs_most_in_float(
+    qpipe, simulated: list[dict[int, Path]], home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = str(tmp_path)
-    code, out, _ = qpipe("plan", "RECIPE", "--budget", "latency=0.65x", "--out", folder, "--json")
+    code, out, said = qpipe("plan", "RECIPE", "--budget", "latency=0.65x", "--out", folder, "--json")
     assert code == 0
-    assert seen == [{2, 3, 4, 8, FLOAT}]
+    assert "speed-ups vary by 50%: the machine is busy" in said
+    (variants,) = simulated
+    assert set(variants) == {2, 3, 4, 8, FLOAT}
+    assert len(set(variants.values())) == 2  # all but float unpack to the same bytes
     plan = json.loads(out)
     allocation = plan["allocation"]
     floats = {site for site, bits in allocation["bits"].items() if bits == FLOAT}
@@ -145,12 +155,42 @@ def test_a_latency_keeps_what_costs_most_in_float(qpipe, monkeypatch: pytest.Mon
         owners = ("attention.query", "attention.key", "attention.value")
         whole = floats >= {f"layer.{layer}/weight[{owner}]" for owner in owners}
         assert (entries[read]["spec"] is None) == whole  # nothing in codes is left to read it
+    copied = home / "floats.yaml"
+    rules = "".join(f"  {line}\n" for line in allocation["rules"].splitlines())
+    copied.write_text(RECIPE.replace("validate:", f"quantize:\n{rules}validate:"))
+    assert main(["plan", str(copied), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)["entries"]
+    assert {entry["site"]: entry["spec"] for entry in again} == {site: one["spec"] for site, one in entries.items()}
     code, said, _ = qpipe("plan", "RECIPE", "--budget", "latency=0.65x", "--budget", "size=72kB")
     assert code == 0
     assert "ms (0." in said
     assert "1×128 on cpu" in said
     code, _, said = qpipe("plan", "RECIPE", "--budget", "latency=6ms")
     assert (code, "the nearest that can: latency=7.00ms" in said) == (1, True)
+
+
+def test_blocks_have_a_kernel_for_each_width(qpipe, simulated: list[dict[int, Path]]) -> None:
+    blocks = ["--set", "quantize.weights={granularity: {per_group: 16}}"]
+    code, out, _ = qpipe("plan", "RECIPE", "--budget", "latency=7ms", *blocks, "--json")
+    assert code == 0
+    (variants,) = simulated
+    assert len(set(variants.values())) == len(variants) == 5
+    assert set(json.loads(out)["allocation"]["bits"].values()) == {8}  # 1 + 12 · 0.5 = 7 ms
+
+
+@pytest.mark.slow
+def test_weights_are_really_timed(qpipe, tmp_path: Path) -> None:
+    """Within ten times the float model's time everything may stay float, and the run goes through."""
+    budget = ["--set", "quantize.budget={latency: 10x, choices: [8, float]}"]
+    code, _, _ = qpipe("run", "RECIPE", *budget, "--out", str(tmp_path))
+    assert code == 0
+    times = Times.from_json(json.loads((tmp_path / "times.json").read_text()))
+    assert len(times.matrices) == LAYERS * OWNERS
+    assert all(own.keys() == {8, FLOAT} and own[FLOAT] > 0 for own in times.matrices.values())
+    assert (times.float_ms > 0, times.noise >= 0) == (True, True)
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert {entry["reason"] for entry in plan["entries"] if entry["rule"] == "budget"} == {"the budget leaves it float"}
+    assert ">float</td>" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def invented(layers: int = 4) -> Sensitivity:
 def timed(found: Sensitivity) -> Times:
     """Times of a model of 20 ms: every matrix takes 1.5 ms in float and 0.5 ms in bits, the rest 4 ms."""
     own = {FLOAT: 1.5, 2: 0.5, 3: 0.5, 4: 0.5, 8: 0.5}
-    return Times("cpu", (1, 128), 2, 7, 20.0, 4.0, {one.site: own for one in found.matrices})
+    return Times("cpu", (1, 128), 2, 7, 20.0, 4.0, 0.05, {one.site: own for one in found.matrices})
 
 
 def _matrix(site: str, layer: int, cost: float) -> Matrix:

@@ -25,7 +25,7 @@ def test_what_is_beyond_the_matmuls_falls_to_the_large_ones() -> None:
 
 
 def test_json() -> None:
-    times = Times("cpu", (1, 128), 2, 7, 12.5, 6.0, KERNELS)
+    times = Times("cpu", (1, 128), 2, 7, 12.5, 6.0, 0.1, KERNELS)
     assert Times.from_json(json.loads(json.dumps(times.to_json()))) == times
     assert times.of("a", 2) == 1.5
     assert times.of("embedding.word/weight", 4) == 0.0

@@ -70,15 +70,16 @@ def test_whole_files_and_kernels_become_times(tmp_path: Path, monkeypatch: pytes
         "f.onnx": [{"m0": 1000.0, "m1": 2000.0}, {"m0": 2000.0, "m1": 9000.0}, {"m0": 1000.0, "m1": 2000.0}],
         "c.onnx": [{"m0": 500.0, "m1": 500.0}] * 3,
     }
-    seconds = {"model.onnx": 0.020, "f.onnx": 0.010, "c.onnx": 0.008}
+    seconds = {"model.onnx": [0.020] * 3, "f.onnx": [0.010, 0.008, 0.0125], "c.onnx": [0.008] * 3}
 
     def race(racers: list[timing.Racer], _inputs: object, **_: object) -> tuple[Timing, ...]:
-        return tuple(Timing(((seconds[one.model.name],) * 3,) * 3, 1, 0.1) for one in racers)
+        return tuple(Timing(tuple((one,) * 3 for one in seconds[racer.model.name]), 1, 0.1) for racer in racers)
 
     monkeypatch.setattr(timing, "race", race)
     monkeypatch.setattr(timing.Racer, "worker", lambda self, **_: Pretended(profiles, self.model))
     wish = Timed({}, (1, 16), "cpu", 3)
     found = timing_stage(model, {FLOAT: floats, 8: codes, 4: codes}, sites, wish)
     assert (found.float_ms, found.rest_ms) == (pytest.approx(20.0), pytest.approx(6.0))  # 10 ms less two medians of 2
+    assert found.noise == pytest.approx((2.5 - 1.6) / 2.05)
     for site in sites:
         assert found.matrices[site.id] == pytest.approx({FLOAT: 2.0, 8: 1.0, 4: 1.0})  # half of 8 ms less 6
