@@ -73,7 +73,8 @@ def _problem(error: ErrorDetails, key: Key, origin: Origin) -> Problem:
     elif kind == "missing":
         what, fix = "missing key", f"add {key[-1]}: {_description(key)}"
     elif kind in ("literal_error", "enum"):
-        names = re.findall(r"'([^']*)'", context["expected"]) or [context["expected"]]
+        names = [word or number for word, number in re.findall(r"'([^']*)'|(\d+)", context["expected"])]
+        names = names or [context["expected"]]
         what, fix = f"{_shown(value)} is not possible here", _suggestion(value, names)
     elif kind in _NOUNS:
         what, fix = f"must be {_NOUNS[kind]}, not {_shown(value)}", _yes_or_no(kind, value)

@@ -217,7 +217,8 @@ def test_weights_are_really_timed(qpipe, tmp_path: Path) -> None:
             2,
             "rules",
         ),
-        (["--budget", "bits=3", "--set", "quantize.target=qnn"], 2, "target qnn cannot have"),
+        (["--budget", "bits=3", "--set", "quantize.target=qnn"], 2, "it would be int8"),
+        (["--set", "quantize.budget={bits: 3, choices: [5]}"], 2, "one of 2, 3, 4, 6, 8, float"),
         (["--budget", "bits=3", "--set", "model.task=feature-extraction", *TAYLOR], 2, "no class scores"),
     ],
 )

@@ -89,7 +89,7 @@ def candidates(recipe: Recipe, model: Path, budget: Budget) -> Candidates:
             if entry.spec is not None and entry.spec.dtype.bits == bits:
                 specs.setdefault(entry.site, {})[bits] = entry.spec
             else:
-                refused.setdefault(bits, f"{entry.site.id}: {entry.reason}")
+                refused.setdefault(bits, f"{entry.site.id}: {entry.reason or f'it would be {entry.spec}'}")
     possible = {bits for by_bits in specs.values() for bits in by_bits}
     problems = [_refusal(recipe, bits, possible, refused[bits]) for bits in plans if bits not in possible]
     if problems or not specs:
@@ -111,7 +111,7 @@ def doubts(plan: QuantPlan) -> tuple[str, ...]:
 def _refusal(recipe: Recipe, bits: int | None, possible: Set[int], reason: str) -> Problem:
     what = "nothing to choose" if bits is None else f"target {recipe.quantize.target} cannot have {bits} bits"
     others = ", ".join(map(str, sorted(possible)))
-    fix = f"choose from {others}" if others else "leave some weights' dtype to the budget, on a target that takes it"
+    fix = f"choices: [{others}]" if others else "leave some weights' dtype to the budget, on a target that takes it"
     where = recipe.origin.where(("quantize", "budget", "choices"))
     return Problem(where, "quantize.budget.choices", f"{what} ({reason})", fix)
 
