@@ -128,9 +128,13 @@ def _unpacked(entry: PlanEntry, settings: Quantize) -> tuple[Skipped, ...]:
 
 
 def read_as_they_are(entries: list[PlanEntry]) -> list[PlanEntry]:
-    """The entries, with activations float that only weights in float or in blocks read: they take real values."""
+    """The entries, with activations float that only weights in float or in blocks read: they take real values.
+
+    Where the recipe's default leaves all weights float, it asks for the activations alone, and they stay as they are.
+    """
     weights = [entry for entry in entries if entry.site.role is Role.WEIGHT]
-    real = {name for entry in weights if entry.lowering in REAL for name in entry.site.feeds}
+    taking = (one for one in weights if one.lowering in REAL and (one.lowering != "float" or one.rule != "weights"))
+    real = {name for one in taking for name in one.site.feeds}
     reason = "only weights in float or in blocks read it, and they take real values"
     return [
         replace(entry, spec=None, lowering="float", reason=reason)
