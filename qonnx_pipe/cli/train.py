@@ -57,11 +57,14 @@ def _show(result: Path, metrics: dict[str, Any]) -> None:
     console = output.stdout()
     judged = {name: metric for name, metric in metrics["accuracy"].items() if metric}
     what = next((metric["name"] for metric in judged.values()), "")
+    chosen = metrics.get("chosen", {}).get("epoch")
     for number, epoch in enumerate(metrics["epochs"], start=1):
         score = "" if epoch["accuracy"] is None else f", validation {what} {epoch['accuracy']:.2%}"
         held_out = f", loss there {epoch['held_out_loss']:.4f}" if "held_out_loss" in epoch else ""
-        kept = ", kept" if number == metrics.get("chosen", {}).get("epoch") else ""
+        kept = ", kept" if number == chosen else ""
         console.print(f"epoch {number}: loss {epoch['loss']:.4f}{score}{held_out}{kept}")
+    if chosen == 0:
+        console.print("no epoch is better than the untrained model, which is kept: lower the learning rate")
     for name, metric in judged.items():
         low, high = metric["interval"]
         console.print(f"{name}: {metric['value']:.2%} [{low:.2%}, {high:.2%}] of {metric['n']}", markup=False)

@@ -34,7 +34,7 @@ Batches = Callable[[int], Sequence[Batch]]
 class Epoch:
     """How an epoch ended: mean training loss, the task's metric and the mean loss on the held-out examples.
 
-    None: not judged.
+    None: not judged; a loss of NaN: nothing was learned yet.
     """
 
     loss: float
@@ -90,15 +90,17 @@ def fit(
     *,
     workdir: Path,
     progress: Callable[[int], None],
+    start: Epoch | None = None,
 ) -> tuple[Epoch, ...]:
     """Train `learner` in place, leave it with the weights of its `best` epoch, and return all epochs.
 
-    After each epoch everything is saved in `workdir`, from where the same call goes on after an interruption, to the
-    same bytes. `progress` hears the number of steps done. Raises NumericsError when the loss is no number.
+    `start`: how it is judged as it comes; where no epoch is better, its weights stay. After each epoch everything is
+    saved in `workdir`, from where the same call goes on after an interruption, to the same bytes. `progress` hears the
+    number of steps done. Raises NumericsError when the loss is no number.
     """
     import torch
 
-    module = learner.module
+    module, before = learner.module, [] if start is None else [start]
     steps = len(batches(0)) * settings.epochs
     with quiet(), _deterministic():
         groups = learner.groups(settings)
@@ -107,13 +109,15 @@ def fit(
         parts: dict[str, Any] = {"model": module, "optimizer": optimizer, "schedule": schedule}
         epochs = _resume(workdir / STATE, parts, learner.device)
         progress(len(epochs) * len(batches(0)))
+        if before and not epochs:
+            _save(workdir / BEST, module.state_dict())
         for number in range(len(epochs), settings.epochs):
             loss = _learn(
                 learner, batches(number), optimizer, schedule, settings=settings, number=number, progress=progress
             )
             module.train(False)
             epochs.append(Epoch(loss, *judge()))
-            if best(epochs, settings.chosen_by) == number:
+            if best((*before, *epochs), settings.chosen_by) == len(before) + number:
                 _save(workdir / BEST, module.state_dict())
             states = {name: part.state_dict() for name, part in parts.items()}
             facts = [(epoch.loss, epoch.accuracy, epoch.held_out_loss) for epoch in epochs]

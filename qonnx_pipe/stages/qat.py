@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -51,10 +52,10 @@ def qat_stage(
     """Write `trained.onnx` (the float graph with trained weights) and `qat.json` into `folder`.
 
     `model` is the exported float file, its tokenizer and `config.json` beside it; it is its own teacher. The epoch that
-    is best on `validation` is kept: by the task's metric, or by the loss where no labels count. `workdir` outlives an
-    interruption: the same call goes on after the last whole epoch. Raises UsageError for forms that cannot be trained,
-    DataError for texts without the labels that the loss needs, ModelError for a graph that torch cannot compute,
-    NumericsError for a loss that is no number.
+    is best on `validation`, by the task's metric, or by the loss where no labels count, is kept; or the start, where no
+    epoch is better. `workdir` outlives an interruption: the same call goes on after the last whole epoch. Raises
+    UsageError for forms that cannot be trained, DataError for texts without the labels that the loss needs, ModelError
+    for a graph that torch cannot compute, NumericsError for a loss that is no number.
     """
     found, classes = tasks.find(task), _classes(model)
     _check_texts((train, validation), settings)
@@ -62,7 +63,7 @@ def qat_stage(
     first = _first(model, plan, table)
     with quiet():
         from qonnx_pipe.source.qat import student
-        from qonnx_pipe.source.training import best, fit
+        from qonnx_pipe.source.training import Epoch, best, fit
 
     learner = student(read_network(model), plan, first, found.form, classes, settings=settings, where=str(model))
     tokenizer, names = model.parent / "tokenizer.json", learner.teacher.network.inputs
@@ -78,15 +79,15 @@ def qat_stage(
         score = metric()
         return None if score is None else score.value, learner.mean_loss(held_out)
 
-    before = judge()
-    epochs = fit(learner, epoch, judge, settings, workdir=workdir, progress=progress)
+    start = Epoch(math.nan, *judge())
+    epochs = fit(learner, epoch, judge, settings, workdir=workdir, progress=progress, start=start)
     write_weights(model, learner.module.weights(), folder / TRAINED)
     score = metric()
     facts = {
         "examples": {"train": len(train.examples), "validation": len(validation.examples)},
-        "untrained": {"accuracy": before[0], "held_out_loss": before[1]},
+        "untrained": {"accuracy": start.accuracy, "held_out_loss": start.held_out_loss},
         "epochs": [asdict(one) for one in epochs],
-        "chosen": {"epoch": best(epochs, settings.chosen_by) + 1, "by": settings.chosen_by},
+        "chosen": {"epoch": best((start, *epochs), settings.chosen_by), "by": settings.chosen_by},
         "settings": settings.model_dump(),
         "accuracy": {"validation": score and asdict(score)},
         "encodings": {site: encoding.to_json() for site, encoding in learner.module.encodings().items()},

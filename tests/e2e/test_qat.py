@@ -67,8 +67,9 @@ def test_what_a_run_leaves(origin: Path) -> None:
     run = origin / "run"
     facts = read(run / "qat.json")
     assert len(facts["epochs"]) == 2
-    best = max(facts["epochs"], key=lambda epoch: (epoch["accuracy"], -epoch["held_out_loss"]))
-    assert facts["chosen"] == {"epoch": facts["epochs"].index(best) + 1, "by": "accuracy"}
+    states = [facts["untrained"], *facts["epochs"]]
+    best = max(states, key=lambda state: (state["accuracy"], -state["held_out_loss"]))
+    assert facts["chosen"] == {"epoch": states.index(best), "by": "accuracy"}
     assert best["held_out_loss"] < facts["untrained"]["held_out_loss"]
     assert facts["accuracy"]["validation"]["value"] == best["accuracy"]
     assert read(run / "verdict.json")["passed"]
@@ -205,8 +206,18 @@ def test_texts_without_labels_are_enough_for_distillation(qpipe: Run, place: Pat
     assert code == 0, err
     facts = read(place / "other/qat.json")
     assert facts["epochs"][0]["accuracy"] is not None, "validation has labels"
-    losses = [epoch["held_out_loss"] for epoch in facts["epochs"]]
-    assert facts["chosen"] == {"epoch": losses.index(min(losses)) + 1, "by": "held_out_loss"}
+    losses = [state["held_out_loss"] for state in (facts["untrained"], *facts["epochs"])]
+    assert facts["chosen"] == {"epoch": losses.index(min(losses)), "by": "held_out_loss"}
+
+
+def test_a_training_that_helps_nothing_leaves_the_model_as_it_was(qpipe: Run, place: Path) -> None:
+    options = ["--set", "quantize.qat.learning_rate=0.1", "--set", "quantize.qat.loss.labels=0"]
+    code, out, err = qpipe("train", "small.yaml", "--out", "other", *options)
+    assert code == 0, err
+    assert "no epoch is better than the untrained model, which is kept: lower the learning rate" in out
+    facts = read(place / "other/qat.json")
+    assert facts["chosen"]["epoch"] == 0
+    assert facts["accuracy"]["validation"]["value"] == facts["untrained"]["accuracy"]
 
 
 def initializers(path: Path) -> dict[str, np.ndarray]:

@@ -58,6 +58,6 @@ def _plane(lines: Sequence[Line], kept: int, word: plot.Wording) -> Plane:
     last = len(lines[0].dots)
     step = -(-last // ROOM)
     shown = [number for number in range(1, last + 1, step) if abs(number - kept) >= step]
-    ticks = [(float(kept), f"{kept}, kept"), *((float(number), str(number)) for number in shown)]
+    ticks = [*([(float(kept), f"{kept}, kept")] if kept else []), *((float(number), str(number)) for number in shown)]
     values = [value for line in lines for _, value in line.dots]
     return plot.lines(lines, Axis(0.9, last + 0.1), Axis.around(values), sorted(ticks), word)

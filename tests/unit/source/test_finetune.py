@@ -99,6 +99,16 @@ def test_the_same_bytes_twice_and_after_an_interruption(learner: Callable[..., o
     assert run("c") == whole
 
 
+def test_a_start_that_no_epoch_beats_stays(learner: Callable[..., object], tmp_path: Path) -> None:
+    from qonnx_pipe.source.training import Epoch, fit
+
+    trained = learner()
+    untouched = weights(trained)
+    start = Epoch(float("nan"), 0.5)
+    fit(trained, epoch, lambda: (0.5, None), FAST, workdir=tmp_path, progress=lambda _: None, start=start)
+    assert weights(trained) == untouched
+
+
 def test_the_seed_draws_the_head(learner: Callable[..., object]) -> None:
     first, same, other = weights(learner()), weights(learner()), weights(learner(1))
     assert first == same

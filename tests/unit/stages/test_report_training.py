@@ -64,6 +64,15 @@ def test_the_best_by_the_metric(tmp_path):
     assert "epoch 1 , the best by its accuracy on held-out data" in Page(page_of(run)).text
 
 
+def test_no_epoch_is_better_than_the_start(tmp_path):
+    run = make_run(tmp_path, SMALL)
+    trained(run, {**FACTS, "chosen": {"epoch": 0, "by": "held_out_loss"}})
+    html = page_of(run)
+    assert "it kept the weights and ranges from before , the best by its loss on held-out data" in Page(html).text
+    assert Page(html).rows("accuracy")[-3] == ["before", "–", "0.750", "50.00 %", "kept"]
+    assert ", kept<" not in html
+
+
 def test_one_epoch_is_no_curve(tmp_path):
     run = make_run(tmp_path, SMALL)
     before = page_of(run)
