@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from qonnx_pipe import pipeline
+from qonnx_pipe.core.plan import QuantPlan
+from qonnx_pipe.core.site import EMBEDDING_TABLES
 from qonnx_pipe.core.verdict import Result, SizeParts
+from qonnx_pipe.graph import io
 from qonnx_pipe.graph.size import size_parts
 from qonnx_pipe.recipe import load
 from qonnx_pipe.recipe.library import find
@@ -62,11 +66,15 @@ VARIANTS = (*ABLATION, *TRAINED)
 
 @dataclass(frozen=True)
 class Judged:
-    """What a verdict says of the quantized model, and the bytes of both files by part."""
+    """What a verdict says of the quantized model, the bytes of both files by part, and those of its tables.
+
+    `tables`: bytes of embedding tables with their scales.
+    """
 
     result: Result
     before: SizeParts
     after: SizeParts
+    tables: int
 
     @property
     def ratio(self) -> float:
@@ -75,8 +83,8 @@ class Judged:
 
     @property
     def encoder_ratio(self) -> float:
-        """How many times smaller all but the tables is: their scales, biases, norms and the graph count."""
-        return (self.before.total - self.before.embeddings) / (self.after.total - self.after.embeddings)
+        """How many times smaller all but the tables is: the weights' scales, biases, norms and the graph count."""
+        return (self.before.total - self.before.embeddings) / (self.after.total - self.tables)
 
     @property
     def drop(self) -> float:
@@ -112,7 +120,15 @@ def _judged(case: Case, variant: Variant) -> Judged:
     verdict = pipeline.run(recipe, folder, lambda _: None, last="validate").verdict
     assert verdict is not None
     result = next(one for one in verdict.results if one.model == "quantized")
-    return Judged(result, size_parts(folder / "float" / "model.onnx"), verdict.size.parts)
+    return Judged(result, size_parts(folder / "float" / "model.onnx"), verdict.size.parts, _tables(folder))
+
+
+def _tables(folder: Path) -> int:
+    """Bytes of a run's tables: what the lowerings make of one begins with its name."""
+    plan = QuantPlan.from_json(json.loads((folder / "plan.json").read_bytes()))
+    names = tuple(entry.site.tensor for entry in plan.entries if entry.site.role in EMBEDDING_TABLES)
+    held = io.load(folder / "model.onnx").graph.initializers.items()
+    return sum(value.const_value.nbytes for name, value in held if value.const_value and name.startswith(names))
 
 
 def _row(case: Case, variant: Variant, judged: Judged) -> tuple[str, ...]:
@@ -124,7 +140,7 @@ def _row(case: Case, variant: Variant, judged: Judged) -> tuple[str, ...]:
     return (
         *(case.name, variant.name, variant.weights, variant.tables, variant.paper),
         *(f"{result.accuracy.value:.1%}", f"{judged.drop:.1f}", f"{low:.1f} to {high:.1f}", f"{judged.sqnr_db:.1f}"),
-        *(f"{judged.after.total / 1e6:.1f}", f"{(judged.after.total - judged.after.embeddings) / 1e6:.1f}"),
+        *(f"{judged.after.total / 1e6:.1f}", f"{(judged.after.total - judged.tables) / 1e6:.1f}"),
         *(f"{judged.ratio:.1f}", f"{judged.encoder_ratio:.1f}"),
         f"{result.kernels.integer} of {result.kernels.total}",
     )
