@@ -187,7 +187,8 @@ class Quantize(Strict):
     )
     bias_correction: bool = Field(
         default=False,
-        description="Move what quantized weights shift the mean of each output by into the bias (Nagel et al. 2019).",
+        description="Move what quantized weights shift the mean of each output by into the bias (Nagel et al. 2019); "
+        "not where gptq or adaround learned the weight: its codes already aim at the float model's outputs.",
     )
     equalise: bool = Field(
         default=False,

@@ -74,7 +74,7 @@ def _for_processors(
         for entry in plan.quantized
         if not entry.site.is_weight and entry.site.id not in folded.encodings
     }
-    correction = _Correction(_to_correct(plan, folded.affines), folded.statistics)
+    correction = _Correction(_to_correct(plan, folded.affines, rounded or {}), folded.statistics)
     weights = quantize(loaded, plan, activations, partial(encode_and_round, given=given, rounded=rounded), correction)
     return Encodings(activations, weights, folded.affines, correction.sizes, done)
 
@@ -158,15 +158,17 @@ def _chosen(
         raise DataError(str(error), where=entry.site.id, fix=TOKENS_FIX) from error
 
 
-def _to_correct(plan: QuantPlan, affines: Mapping[str, Affine]) -> dict[str, str]:
+def _to_correct(plan: QuantPlan, affines: Mapping[str, Affine], rounded: Mapping[str, Codes]) -> dict[str, str]:
     """Linear layers whose biases are corrected, and the site that each reads.
 
     All where the plan says so, else those behind a shift: zero lies far from the middle there, and what the weights'
-    errors make of the distance is the same for every token.
+    errors make of the distance is the same for every token. But none whose codes were learned: they already bring the
+    quantized model's inputs to the float model's outputs, and would be moved away from there by as much.
     """
     sites = [entry.site for entry in plan.entries if not entry.site.is_weight]
-    shifted = {site for site, affine in affines.items() if affine.shifts}
-    return {name: site.id for site in sites if plan.bias_correction or site.id in shifted for name in site.feeds}
+    wanted = {site.id for site in sites if plan.bias_correction or (site.id in affines and affines[site.id].shifts)}
+    learned = {name for entry in plan.entries if entry.site.id in rounded for name in entry.site.feeds}
+    return {name: site.id for site in sites if site.id in wanted for name in site.feeds if name not in learned}
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,15 @@ from onnx import numpy_helper
 
 from qonnx_pipe.core.encoding import Encoding
 from qonnx_pipe.core.plan import QuantPlan
+from qonnx_pipe.core.site import Role
 from qonnx_pipe.core.statistics import CalibrationTable, MinMax, Provenance, RunningMinMax, SiteStatistics
 from qonnx_pipe.errors import DataError, NumericsError
+from qonnx_pipe.graph import io
+from qonnx_pipe.graph.sampled import matrix
+from qonnx_pipe.observers.weights import encode_weight, quantize_weight
 from qonnx_pipe.recipe import load
 from qonnx_pipe.stages.plan import plan_stage
-from qonnx_pipe.stages.quantize import quantize_stage
+from qonnx_pipe.stages.quantize import fold_stage, quantize_stage
 from tests.unit.recipe.texts import PLAIN, written
 
 pytestmark = pytest.mark.export
@@ -180,6 +184,27 @@ def test_a_shift_corrects_the_biases_behind_it_and_bias_correction_all(planned, 
         shifts = {"layer.0/ffn.input", "layer.1/ffn.input"} if text == shifted else set()
         assert set(encodings.to_json()["shifts"]) == shifts
         assert np.isfinite(logits(tmp_path / "q.onnx", batch)).all()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "  bias_correction: true\n  weights: {rounding: gptq}\n",
+        "  rules:\n    - match: {role: ffn.input}\n      activations: {smooth: 0.7, shift: true}\n"
+        "  weights: {rounding: gptq}\n",
+    ],
+)
+def test_a_learned_weight_keeps_its_bias(planned, tmp_path: Path, text: str) -> None:
+    """Its codes make up for drifted inputs too: to correct them on the float model's inputs would count that twice."""
+    model, plan = planned(text)
+    table, _ = seen(model, plan)
+    weights = [entry for entry in plan.quantized if entry.site.role is Role.WEIGHT]
+    learned, left = weights[:-1], weights[-1]
+    fold_stage(model, plan, table, tmp_path / "folded.onnx")
+    loaded = io.load(tmp_path / "folded.onnx")
+    codes = {e.site.id: quantize_weight(w := matrix(loaded, e.site), encode_weight(w, e.spec)) for e in learned}
+    found = quantize_stage(model, plan, table, tmp_path / "q.onnx", rounded=codes).corrections
+    assert set(found) == (set(left.site.feeds) if plan.bias_correction else set())
 
 
 @pytest.mark.parametrize(
