@@ -51,7 +51,7 @@ class Instrumented:
 
 
 def instrument(model: Path, sites: SiteMap, requests: Requests, target: Path) -> Instrumented:
-    """Write an instrumented copy of `model` to `target`.
+    """Write an instrumented copy of `model` to `target`, its weights beside it.
 
     Every activation site gets its smallest and largest value: of each embedding dimension, shape (d,), or of the whole
     tensor, shape (1,), where the last axis is no embedding. Tokens that the attention mask leaves out do not count:
@@ -88,7 +88,7 @@ def instrument(model: Path, sites: SiteMap, requests: Requests, target: Path) ->
         for site in sites.activations
     }
     probe.finish()
-    io.save(loaded, target)
+    io.save(loaded, target, beside=True)
     return Instrumented(target, outlets, outputs, probe.tokens)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ from qonnx_pipe.errors import ModelError, NumericsError
 Model = ir.Model
 """A model in memory, for those above this room."""
 
+LARGE = 100_000_000
+"""Bytes of a file from which on no model that is no longer used should stay in memory beside it."""
+
 PROTOBUF_LIMIT = 2_000_000_000
 """Bytes of weights above which they go into a file beside the model: protobuf ends at 2 GiB, the graph needs some."""
 
@@ -27,6 +31,8 @@ def load(path: Path) -> ir.Model:
     """
     if not path.is_file():
         raise ModelError("no such ONNX file", where=str(path), fix="give the path of a .onnx file")
+    if path.stat().st_size > LARGE:
+        gc.collect()  # models refer to themselves in rings
     try:
         model = ir.load(path)
     except (DecodeError, ir.serde.SerdeError, ValueError, EOFError, KeyError, TypeError) as error:
@@ -82,14 +88,15 @@ def check_finite(model: ir.Model, path: Path) -> None:
             )
 
 
-def save(model: ir.Model, path: Path) -> None:
+def save(model: ir.Model, path: Path, *, beside: bool = False) -> None:
     """Write a model under a temporary name and rename it; weights over 2 GB go to `<name>.data` beside it.
 
-    What stood in another model's external data is written here. Raises UsageError when the folder cannot be written,
+    `beside`: all weights do, which a session then maps instead of copying the file into memory and out of it. What
+    stood in another model's external data is written here. Raises UsageError when the folder cannot be written,
     Interrupted when the disk is full; an older file survives both.
     """
     tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
-    beside = sum(tensor.nbytes for tensor in tensors) > PROTOBUF_LIMIT
+    beside = beside or sum(tensor.nbytes for tensor in tensors) > PROTOBUF_LIMIT
     if not beside:
         ir.external_data.load_to_model(model)
     with atomic_directory_write(path.parent) as scratch:

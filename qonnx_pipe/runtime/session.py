@@ -55,13 +55,13 @@ def open_session(
     *,
     threads: int | None = None,
     trace: Trace | None = None,
-    memory_pattern: bool = True,
+    keep_memory: bool = True,
     fallback: bool = True,
     compiled: Path | None = None,
 ) -> ort.InferenceSession:
     """A session with every graph optimization on that the file does not forbid; `threads` default to all cores.
 
-    `memory_pattern` off: nothing is kept for each shape of input, so that memory does not grow with their number.
+    `keep_memory` off: no memory is kept between runs, for shapes of inputs or for what was freed.
     `fallback` off: nodes that another provider than the CPU would leave to the CPU are an error.
     `compiled`: where a provider that compiles leaves what it made.
     A file with SESSION_KEY in its metadata is opened a second time, with the entry that it asks for.
@@ -76,7 +76,7 @@ def open_session(
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads or cores()
     options.inter_op_num_threads = 1
-    options.enable_mem_pattern = memory_pattern
+    options.enable_mem_pattern = options.enable_cpu_mem_arena = keep_memory
     if not fallback and provider != providers.ALWAYS_HERE:
         options.add_session_config_entry(*WITHOUT_FALLBACK)
     if trace is not None:

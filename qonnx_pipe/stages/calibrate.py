@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -70,11 +71,12 @@ def calibrate_stage(
     rest = batches[table.provenance.batches :]
     progress(table.provenance.batches)
     instrumented = instrument(model, sites, requests, workdir / "instrumented.onnx")
+    gc.collect()  # a graph refers to itself in rings, and would keep its weights
     chosen = _choosing(rest, instrumented, table.provenance.samples, sum(map(len, batches)), requests.samples)
-    saved = time.monotonic()
+    seen, saved = observe(instrumented.path, chosen), time.monotonic()
     try:
-        for batch, values in zip(rest, observe(instrumented.path, chosen), strict=True):
-            table = _with(table, batch, values, instrumented, requests)
+        for batch in rest:
+            table = _with(table, batch, next(seen), instrumented, requests)  # no name: free before the next run
             progress(1)
             if time.monotonic() - saved > SAVE_SECONDS:
                 write_table(state, table)
