@@ -130,19 +130,23 @@ def qat(work: Work) -> Step:
     def build(folder: Path) -> None:
         from qonnx_pipe.stages.calibrate import read_table
         from qonnx_pipe.stages.qat import qat_stage
+        from qonnx_pipe.stages.quantize import fold_stage
 
-        table = read_table(work.file("calibrate", "calibration.npz"))
+        table, place = read_table(work.file("calibrate", "calibration.npz")), work.store.workdir(step.key)
+        settled = _settled(work, table, folder)
+        first = fold_stage(work.float_model, settled, table, place / "folded.onnx")
         work.listen(Progress("qat", "start", "training", work.learned.steps * settings.epochs))
         qat_stage(
             work.float_model,
-            _settled(work, table, folder),
-            table,
+            place / "folded.onnx",
+            first,
+            settled,
             folder,
             train=work.learned,
             validation=work.held,
             task=work.recipe.model.task,
             settings=settings,
-            workdir=work.store.workdir(step.key),
+            workdir=place,
             progress=lambda done: work.listen(Progress("qat", "step", total=done)),
         )
 
@@ -199,20 +203,20 @@ def quantize(work: Work) -> Step:
         from qonnx_pipe.stages.quantize import quantize_stage
         from qonnx_pipe.stages.round import read_rounding
 
-        table, rounded, given, source = (
+        table, rounded, trained, source = (
             read_table(work.file("calibrate", "calibration.npz")),
             None,
             None,
             work.float_model,
         )
         if "qat" in work.entries:
-            given, source = read_encodings(work.file("qat", METRICS)), work.file("qat", TRAINED)
+            trained, source = read_encodings(work.file("qat", METRICS)), work.file("qat", TRAINED)
         if "round" in work.entries:
             learned = read_rounding(work.file("round", "rounding.npz"))
             rounded = {site: found.codes for site, found in learned.items()}
         metadata = {"qonnx_pipe.recipe": name, "qonnx_pipe.version": __version__}
         settled, target = _settled(work, table, folder), folder / "model.onnx"
-        encodings = quantize_stage(source, settled, table, target, given=given, rounded=rounded, metadata=metadata)
+        encodings = quantize_stage(source, settled, table, target, rounded=rounded, trained=trained, metadata=metadata)
         write_json(folder / ENCODINGS, encodings.to_json())
 
     inputs = work.digests("export", FLOAT) | work.digests("plan") | work.digests("calibrate")

@@ -6,7 +6,7 @@ What is trained is what is executed: each quantizer sits on the tensor that the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,7 +37,7 @@ class QuantizedGraph(torch.nn.Module):
         edges = [] if plan.placement == "full" else [entry.site for entry in entries if not entry.site.is_weight]
         taps = {node: site.id for site in edges for node in site.feeds}
         self.graph = GraphModule(tapped(network, taps))
-        self.sites = {entry.site.id: entry.site for entry in entries}
+        self.sites = {entry.site.id: _read(network, entry.site) for entry in entries}
         self.quantizers = torch.nn.ModuleList(
             _quantizer(entry, encodings[entry.site.id], settings) for entry in entries
         )
@@ -77,6 +77,14 @@ class QuantizedGraph(torch.nn.Module):
     def weights(self) -> dict[str, Array]:
         """The trained float weights by the initializer's name: rounded by `encodings`, they are what is executed."""
         return self.graph.arrays()
+
+
+def _read(network: Network, site: Site) -> Site:
+    """The site; that of a weight or table names the initializer that its nodes read here: a fold made a new one."""
+    if not site.is_weight:
+        return site
+    node = next(node for node in network.nodes if node.name in site.feeds)
+    return replace(site, tensor=node.inputs[0 if site.role in EMBEDDING_TABLES else 1])
 
 
 def _quantizer(entry: PlanEntry, first: Encoding, settings: QAT) -> FakeQuantizer:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from qonnx_pipe import tasks
 from qonnx_pipe.core.encoding import Encoding
+from qonnx_pipe.core.encodings import Encodings
 from qonnx_pipe.core.examples import Batch
 from qonnx_pipe.core.files import write_json
 from qonnx_pipe.core.granularity import PerEmbedding, PerEmbeddingGroup
 from qonnx_pipe.core.plan import PlanEntry, QuantPlan
-from qonnx_pipe.core.statistics import CalibrationTable
 from qonnx_pipe.core.verdict import Metric
 from qonnx_pipe.data.texts import Texts
 from qonnx_pipe.errors import DataError, UsageError
@@ -23,14 +23,13 @@ from qonnx_pipe.graph.lowerings.activation import MOST_PIECES
 from qonnx_pipe.graph.network import read_network, write_weights
 from qonnx_pipe.graph.sampled import matrix
 from qonnx_pipe.graph.summary import id2label
-from qonnx_pipe.observers.encode import encode_activation
 from qonnx_pipe.observers.weights import encode_weight
 from qonnx_pipe.recipe.training import QAT
 from qonnx_pipe.source.loading import quiet
 from qonnx_pipe.tasks import Task
 
 TRAINED, METRICS = "trained.onnx", "qat.json"
-"""The float graph with trained weights; how the training went, and the trained encodings."""
+"""The folded float graph with trained weights; how the training went, and the encodings as in `encodings.json`."""
 
 RESHAPED = ("expand", "auto")
 """Forms that may change the number of a weight's rows after calibration."""
@@ -38,8 +37,9 @@ RESHAPED = ("expand", "auto")
 
 def qat_stage(
     model: Path,
+    folded: Path,
+    first: Encodings,
     plan: QuantPlan,
-    table: CalibrationTable,
     folder: Path,
     *,
     train: Texts,
@@ -49,23 +49,24 @@ def qat_stage(
     workdir: Path,
     progress: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Write `trained.onnx` (the float graph with trained weights) and `qat.json` into `folder`.
+    """Write `trained.onnx` (the folded float graph with trained weights) and `qat.json` into `folder`.
 
-    `model` is the exported float file, its tokenizer and `config.json` beside it; it is its own teacher. The epoch that
-    is best on `validation`, by the task's metric, or by the loss where no labels count, is kept; or the start, where no
-    epoch is better. `workdir` outlives an interruption: the same call goes on after the last whole epoch. Raises
-    UsageError for forms that cannot be trained, DataError for texts without the labels that the loss needs, ModelError
-    for a graph that torch cannot compute, NumericsError for a loss that is no number.
+    `model` is the exported float file, its tokenizer and `config.json` beside it; `folded` computes the same in the
+    form that will be quantized, with the folds and the activations' encodings in `first`. That file is trained, and is
+    its own teacher. The epoch that is best on `validation`, by the task's metric, or by the loss where no labels count,
+    is kept; or the start, where no epoch is better. `workdir` outlives an interruption: the same call goes on after the
+    last whole epoch. Raises UsageError for forms that cannot be trained, DataError for texts without the labels that
+    the loss needs, ModelError for a graph that torch cannot compute, NumericsError for a loss that is no number.
     """
     found, classes = tasks.find(task), _classes(model)
     _check_texts((train, validation), settings)
     _check_plan(plan, settings)
-    first = _first(model, plan, table)
+    encodings = {**first.activations, **_of_weights(folded, plan)}
     with quiet():
         from qonnx_pipe.source.qat import student
         from qonnx_pipe.source.training import Epoch, best, fit
 
-    learner = student(read_network(model), plan, first, found.form, classes, settings=settings, where=str(model))
+    learner = student(read_network(folded), plan, encodings, found.form, classes, settings=settings, where=str(model))
     tokenizer, names = model.parent / "tokenizer.json", learner.teacher.network.inputs
     held_out = _named(validation.batches(tokenizer, names), found, classes)
 
@@ -81,7 +82,9 @@ def qat_stage(
 
     start = Epoch(math.nan, *judge())
     epochs = fit(learner, epoch, judge, settings, workdir=workdir, progress=progress, start=start)
-    write_weights(model, learner.module.weights(), folder / TRAINED)
+    write_weights(folded, learner.module.weights(), folder / TRAINED)
+    trained = learner.module.encodings()
+    activations = {site: trained.pop(site) for site in first.activations}
     score = metric()
     facts = {
         "examples": {"train": len(train.examples), "validation": len(validation.examples)},
@@ -90,16 +93,15 @@ def qat_stage(
         "chosen": {"epoch": best((start, *epochs), settings.chosen_by), "by": settings.chosen_by},
         "settings": settings.model_dump(),
         "accuracy": {"validation": score and asdict(score)},
-        "encodings": {site: encoding.to_json() for site, encoding in learner.module.encodings().items()},
+        "encodings": replace(first, activations=activations, weights=trained).to_json(),
     }
     write_json(folder / METRICS, {"version": 1, **facts})
 
 
-def read_encodings(path: Path) -> dict[str, Encoding]:
-    """Trained encodings by site id; DataError when the file holds none."""
+def read_encodings(path: Path) -> Encodings:
+    """Trained encodings; DataError when the file holds none."""
     try:
-        stored = json.loads(path.read_bytes())["encodings"]
-        return {site: Encoding.from_json(encoding) for site, encoding in stored.items()}
+        return Encodings.from_json(json.loads(path.read_bytes())["encodings"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         fix = "train again: `qpipe run` with --from qat"
         raise DataError("no trained encodings, or damaged ones", where=str(path), fix=fix) from error
@@ -110,16 +112,10 @@ def _check_plan(plan: QuantPlan, settings: QAT) -> None:
     for entry in plan.quantized:
         assert entry.spec is not None
         site, groups = entry.site, entry.spec.granularity
-        if entry.spec.folds or entry.lowering == "fold":
-            fix = "leave smooth and shift out, and give groups of dimensions lowering: split"
-            raise UsageError("a fold changes the weights, which qat is to train", where=site.id, fix=fix)
         if entry.lowering in RESHAPED or _scales_rows(entry):
             what = f"{groups} as {entry.lowering} changes the weights' rows, which qat is to train"
             fix = f"use one scale, or at most {MOST_PIECES} groups with lowering: split"
             raise UsageError(what, where=site.id, fix=fix)
-        if isinstance(groups, PerEmbeddingGroup) and groups.permute == "range" and groups.share != "site":
-            what = "an order that sites share is folded into the weights, which qat is to train"
-            raise UsageError(what, where=site.id, fix="use share: site")
         if settings.ranges == "current" and site.is_weight and entry.spec.range != "minmax":
             what = "ranges: current are the extremes of each step, not of least squared error"
             raise UsageError(what, where=site.id, fix="use range: minmax, or ranges: learned")
@@ -127,7 +123,8 @@ def _check_plan(plan: QuantPlan, settings: QAT) -> None:
 
 def _scales_rows(entry: PlanEntry) -> bool:
     """Whether an activation has more groups than can be pieces of their own: its readers' rows take its scales."""
-    groups = entry.spec.granularity if entry.spec and entry.site.feeds and entry.lowering != "reference" else None
+    as_codes = entry.site.feeds and entry.lowering not in ("fold", "reference")
+    groups = entry.spec.granularity if entry.spec and as_codes else None
     if not isinstance(groups, PerEmbeddingGroup):
         return isinstance(groups, PerEmbedding)
     return (groups.groups if isinstance(groups.groups, int) else len(groups.groups)) > MOST_PIECES
@@ -145,20 +142,11 @@ def _check_texts(texts: Sequence[Texts], settings: QAT) -> None:
             raise DataError(what, where=examples.source, fix=fix)
 
 
-def _first(model: Path, plan: QuantPlan, table: CalibrationTable) -> dict[str, Encoding]:
-    """The encodings that calibration and the float weights give."""
-    loaded = io.load(model)
-
-    def one(entry: PlanEntry) -> Encoding:
-        assert entry.spec is not None
-        site = entry.site
-        if site.is_weight:
-            return encode_weight(matrix(loaded, site), entry.spec, site=site.id)
-        if site.id not in table.sites:
-            raise DataError(f"the calibration table has no statistics of {site.id}", fix="calibrate this very model")
-        return encode_activation(table.sites[site.id], entry.spec, site=site.id)
-
-    return {entry.site.id: one(entry) for entry in plan.quantized}
+def _of_weights(folded: Path, plan: QuantPlan) -> dict[str, Encoding]:
+    """The encodings that the folded float weights give, by site id."""
+    loaded = io.load(folded)
+    entries = [(entry.site, entry.spec) for entry in plan.quantized if entry.spec and entry.site.is_weight]
+    return {site.id: encode_weight(matrix(loaded, site), spec, site=site.id) for site, spec in entries}
 
 
 def _named(batches: Sequence[Batch], task: Task, classes: Sequence[str]) -> list[Batch]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 from qonnx_pipe import __version__
 from qonnx_pipe.core.affine import Affine
 from qonnx_pipe.core.encoding import Encoding, FloatArray
+from qonnx_pipe.core.encodings import Encodings
 from qonnx_pipe.core.granularity import PerTensor
 from qonnx_pipe.core.plan import PlanEntry, QuantPlan
 from qonnx_pipe.core.rounding import Codes
@@ -25,7 +26,7 @@ from qonnx_pipe.graph.permute import permute
 from qonnx_pipe.graph.quantize import quantize
 from qonnx_pipe.observers.fold import Reader, bias_error, by_groups, moved, search, smoothing
 from qonnx_pipe.observers.orders import shared_orders
-from qonnx_pipe.stages.quantize.encodings import TOKENS_FIX, Encodings, encode, encode_and_round, statistics_of
+from qonnx_pipe.stages.quantize.encodings import TOKENS_FIX, encode, encode_and_round, statistics_of
 from qonnx_pipe.stages.quantize.npu import quantize_npu
 
 
@@ -37,20 +38,27 @@ def quantize_stage(
     *,
     given: Mapping[str, Encoding] | None = None,
     rounded: Mapping[str, Codes] | None = None,
+    trained: Encodings | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Encodings:
     """Write the quantized model to `target`; its graph inputs, outputs and metadata stay those of the float model.
 
     `given`: encodings by site id that were decided elsewhere, instead of those of the table and of the weights' values.
     `rounded`: learned codes by site id, of weights whose rounding is not nearest; a weight that none could be learned
-    for is rounded to the nearest. `metadata` is added to the file's own. Raises DataError when the table lacks a site
-    or a statistic of the plan, or codes are of another weight, NumericsError for NaN in weights or statistics, and what
-    `io.load` and `io.save` raise.
+    for is rounded to the nearest. `trained`: `model` is what `fold_stage` wrote, trained since, together with these
+    encodings: nothing is folded, looked for or corrected again. `metadata` is added to the file's own. Raises DataError
+    when the table lacks a site or a statistic of the plan, or codes are of another weight, NumericsError for NaN in
+    weights or statistics, and what `io.load` and `io.save` raise.
     """
     loaded = io.load(model)
     io.detach(loaded)
-    make = quantize_npu if plan.shape else partial(_for_processors, rounded=rounded)
-    encodings = make(loaded, plan, table, given=given or {})
+    if trained is not None:
+        encode_trained = partial(encode_and_round, given=trained.weights, rounded=None)
+        encodings = replace(trained, weights=quantize(loaded, plan, trained.activations, encode_trained))
+    elif plan.shape:
+        encodings = quantize_npu(loaded, plan, table, given=given or {})
+    else:
+        encodings = _for_processors(loaded, plan, table, given=given or {}, rounded=rounded)
     loaded.producer_name, loaded.producer_version = "qonnx-pipe", __version__
     loaded.metadata_props.update(metadata or {})
     io.save(loaded, target)
@@ -66,25 +74,37 @@ def _for_processors(
     rounded: Mapping[str, Codes] | None,
 ) -> Encodings:
     """Rewrite the float model in place; inputs of any size, and float wherever the plan leaves it."""
-    table, orders, done = _permute(loaded, plan, table)
-    folded = _fold(loaded, plan, table, orders)
+    behind, statistics = _behind_folds(loaded, plan, table, given)
+    correction = _Correction(_to_correct(plan, behind.folds, rounded or {}), statistics)
+    encode_weight = partial(encode_and_round, given=given, rounded=rounded)
+    weights = quantize(loaded, plan, behind.activations, encode_weight, correction)
+    return replace(behind, weights=weights, corrections=correction.sizes)
+
+
+def fold_stage(model: Path, plan: QuantPlan, table: CalibrationTable, target: Path) -> Encodings:
+    """Write the float model to `target` as it is when its weights are quantized; errors as in `quantize_stage`.
+
+    What the folds were, and the encodings that the activations have there; none of weights.
+    """
+    loaded = io.load(model)
+    encodings, _ = _behind_folds(loaded, plan, table, {})
+    io.save(loaded, target)
+    return encodings
+
+
+def _behind_folds(
+    model: io.Model, plan: QuantPlan, table: CalibrationTable, given: Mapping[str, Encoding]
+) -> tuple[Encodings, Mapping[str, SiteStatistics]]:
+    """Fold in place; the encodings of the activations, and their statistics as they are now."""
+    table, orders, done = _permute(model, plan, table)
+    folded = _fold(model, plan, table, orders)
     activations = folded.encodings | {
         entry.site.id: given.get(entry.site.id)
         or encode(entry, folded.statistics[entry.site.id], orders.get(entry.site.id))
         for entry in plan.quantized
         if not entry.site.is_weight and entry.site.id not in folded.encodings
     }
-    correction = _Correction(_to_correct(plan, folded.affines, rounded or {}), folded.statistics)
-    weights = quantize(loaded, plan, activations, partial(encode_and_round, given=given, rounded=rounded), correction)
-    return Encodings(activations, weights, folded.affines, correction.sizes, done)
-
-
-def fold_stage(model: Path, plan: QuantPlan, table: CalibrationTable, target: Path) -> None:
-    """Write the float model to `target` as it is when its weights are quantized; errors as in `quantize_stage`."""
-    loaded = io.load(model)
-    table, orders, _ = _permute(loaded, plan, table)
-    _fold(loaded, plan, table, orders)
-    io.save(loaded, target)
+    return Encodings(activations, {}, folded.affines, {}, done), folded.statistics
 
 
 Orders = Mapping[str, Sequence[int]]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from qonnx_pipe.core.affine import Affine
 from qonnx_pipe.core.encoding import Encoding, FloatArray
 from qonnx_pipe.core.granularity import PerTensor
 from qonnx_pipe.core.plan import PlanEntry
@@ -20,36 +18,6 @@ from qonnx_pipe.observers.encode import CALIBRATE_TOKENS, encode_activation
 from qonnx_pipe.observers.weights import encode_weight, quantize_weight
 
 TOKENS_FIX = f"calibrate with this recipe, or with {CALIBRATE_TOKENS}"
-
-
-@dataclass(frozen=True)
-class Encodings:
-    """Every encoding of a quantized model, by site id.
-
-    `folds`: what each dimension of a site went through before its encoding holds. `corrections`: by linear layer, the
-    root mean square of what was added to its bias, in units of its output. `orders`: which original dimension stands
-    where, at sites whose tensor the graph computes in another order; folds are in that order.
-    """
-
-    activations: Mapping[str, Encoding]
-    weights: Mapping[str, Encoding]
-    folds: Mapping[str, Affine]
-    corrections: Mapping[str, float]
-    orders: Mapping[str, Sequence[int]] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, object]:
-        """Plain values for `encodings.json`."""
-        return {
-            "version": 1,
-            "activations": {site: encoding.to_json() for site, encoding in self.activations.items()},
-            "weights": {site: encoding.to_json() for site, encoding in self.weights.items()},
-            "smoothing": {site: fold.scale.astype(np.float64).tolist() for site, fold in self.folds.items()},
-            "shifts": {
-                site: fold.shift.astype(np.float64).tolist() for site, fold in self.folds.items() if fold.shifts
-            },
-            "bias_corrections": dict(self.corrections),
-            "orders": {site: list(order) for site, order in self.orders.items()},
-        }
 
 
 def statistics_of(entry: PlanEntry, table: CalibrationTable) -> SiteStatistics:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from qonnx_pipe.core.affine import Affine
 from qonnx_pipe.core.encoding import EmbeddingGroups, Encoding
+from qonnx_pipe.core.encodings import Encodings
 from qonnx_pipe.core.granularity import PerTensor
 from qonnx_pipe.core.numerics import dequantize
 from qonnx_pipe.core.plan import PlanEntry, QuantPlan
@@ -19,7 +20,7 @@ from qonnx_pipe.graph import io
 from qonnx_pipe.graph.npu import Range, Seen, quantize_for_npu
 from qonnx_pipe.graph.npu.quantizers import Coded
 from qonnx_pipe.observers.fold import bias_error
-from qonnx_pipe.stages.quantize.encodings import Encodings, encode, encode_and_round, samples_of, statistics_of
+from qonnx_pipe.stages.quantize.encodings import encode, encode_and_round, samples_of, statistics_of
 
 
 def quantize_npu(
