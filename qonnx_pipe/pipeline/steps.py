@@ -130,18 +130,19 @@ def qat(work: Work) -> Step:
     def build(folder: Path) -> None:
         from qonnx_pipe.stages.calibrate import read_table
         from qonnx_pipe.stages.qat import qat_stage
-        from qonnx_pipe.stages.quantize import fold_stage
+        from qonnx_pipe.stages.quantize import start_stage
 
         table, place = read_table(work.file("calibrate", "calibration.npz")), work.store.workdir(step.key)
-        settled = _settled(work, table, folder)
-        first = fold_stage(work.float_model, settled, table, place / "folded.onnx")
+        settled, folded, start = _settled(work, table, folder), place / "folded.onnx", place / "start.onnx"
+        first = start_stage(work.float_model, settled, table, folded, start)
         work.listen(Progress("qat", "start", "training", work.learned.steps * settings.epochs))
         qat_stage(
             work.float_model,
-            place / "folded.onnx",
+            start,
             first,
             settled,
             folder,
+            teacher=folded,
             train=work.learned,
             validation=work.held,
             task=work.recipe.model.task,

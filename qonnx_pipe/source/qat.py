@@ -169,16 +169,16 @@ def student(
     form: Form,
     classes: Sequence[str],
     *,
+    teacher: Network,
     settings: QAT,
     where: str,
 ) -> Student:
-    """The float network with the plan's quantizers, ready to be trained; its teacher is the network as it is now.
+    """The float network with the plan's quantizers, ready to be trained; its teacher has tensors of the same names.
 
     Raises ModelError for an operator that torch cannot compute, ValueError for an encoding that cannot be trained.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     module = QuantizedGraph(network, plan, encodings, settings).to(device)
-    teacher = GraphModule(network).to(device).requires_grad_(False)
     sites = [entry.site for entry in plan.entries]
     roles = {"hidden": (Role.EMBEDDING_NORM, Role.LAYER_OUTPUT), "attention": (Role.ATTENTION_SCORES,)}
     compared = {
@@ -186,7 +186,8 @@ def student(
         for name, wanted in roles.items()
         if getattr(settings.loss, name)
     }
-    return Student(module, teacher, form, tuple(classes), settings, compared, device, where)
+    taught_by = GraphModule(teacher).to(device).requires_grad_(False)
+    return Student(module, taught_by, form, tuple(classes), settings, compared, device, where)
 
 
 class _Recorder:

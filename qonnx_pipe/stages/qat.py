@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from qonnx_pipe import tasks
-from qonnx_pipe.core.encoding import Encoding
 from qonnx_pipe.core.encodings import Encodings
 from qonnx_pipe.core.examples import Batch
 from qonnx_pipe.core.files import write_json
@@ -18,12 +17,9 @@ from qonnx_pipe.core.plan import PlanEntry, QuantPlan
 from qonnx_pipe.core.verdict import Metric
 from qonnx_pipe.data.texts import Texts
 from qonnx_pipe.errors import DataError, UsageError
-from qonnx_pipe.graph import io
 from qonnx_pipe.graph.lowerings.activation import MOST_PIECES
 from qonnx_pipe.graph.network import read_network, write_weights
-from qonnx_pipe.graph.sampled import matrix
 from qonnx_pipe.graph.summary import id2label
-from qonnx_pipe.observers.weights import encode_weight
 from qonnx_pipe.recipe.training import QAT
 from qonnx_pipe.source.loading import quiet
 from qonnx_pipe.tasks import Task
@@ -37,11 +33,12 @@ RESHAPED = ("expand", "auto")
 
 def qat_stage(
     model: Path,
-    folded: Path,
+    start: Path,
     first: Encodings,
     plan: QuantPlan,
     folder: Path,
     *,
+    teacher: Path,
     train: Texts,
     validation: Texts,
     task: str,
@@ -51,22 +48,30 @@ def qat_stage(
 ) -> None:
     """Write `trained.onnx` (the folded float graph with trained weights) and `qat.json` into `folder`.
 
-    `model` is the exported float file, its tokenizer and `config.json` beside it; `folded` computes the same in the
-    form that will be quantized, with the folds and the activations' encodings in `first`. That file is trained, and is
-    its own teacher. The epoch that is best on `validation`, by the task's metric, or by the loss where no labels count,
-    is kept; or the start, where no epoch is better. `workdir` outlives an interruption: the same call goes on after the
+    `model` is the exported float file, its tokenizer and `config.json` beside it; `teacher` computes the same in the
+    form that will be quantized; `start` is the teacher with the biases, and `first` the encodings, that the training
+    starts from. The epoch that is best on `validation`, by the task's metric, or by the loss where no labels count, is
+    kept; or the start, where no epoch is better. `workdir` outlives an interruption: the same call goes on after the
     last whole epoch. Raises UsageError for forms that cannot be trained, DataError for texts without the labels that
     the loss needs, ModelError for a graph that torch cannot compute, NumericsError for a loss that is no number.
     """
     found, classes = tasks.find(task), _classes(model)
     _check_texts((train, validation), settings)
     _check_plan(plan, settings)
-    encodings = {**first.activations, **_of_weights(folded, plan)}
     with quiet():
         from qonnx_pipe.source.qat import student
         from qonnx_pipe.source.training import Epoch, best, fit
 
-    learner = student(read_network(folded), plan, encodings, found.form, classes, settings=settings, where=str(model))
+    learner = student(
+        read_network(start),
+        plan,
+        {**first.activations, **first.weights},
+        found.form,
+        classes,
+        teacher=read_network(teacher),
+        settings=settings,
+        where=str(model),
+    )
     tokenizer, names = model.parent / "tokenizer.json", learner.teacher.network.inputs
     held_out = _named(validation.batches(tokenizer, names), found, classes)
 
@@ -80,17 +85,17 @@ def qat_stage(
         score = metric()
         return None if score is None else score.value, learner.mean_loss(held_out)
 
-    start = Epoch(math.nan, *judge())
-    epochs = fit(learner, epoch, judge, settings, workdir=workdir, progress=progress, start=start)
-    write_weights(folded, learner.module.weights(), folder / TRAINED)
+    untrained = Epoch(math.nan, *judge())
+    epochs = fit(learner, epoch, judge, settings, workdir=workdir, progress=progress, start=untrained)
+    write_weights(start, learner.module.weights(), folder / TRAINED)
     trained = learner.module.encodings()
     activations = {site: trained.pop(site) for site in first.activations}
     score = metric()
     facts = {
         "examples": {"train": len(train.examples), "validation": len(validation.examples)},
-        "untrained": {"accuracy": start.accuracy, "held_out_loss": start.held_out_loss},
+        "untrained": {"accuracy": untrained.accuracy, "held_out_loss": untrained.held_out_loss},
         "epochs": [asdict(one) for one in epochs],
-        "chosen": {"epoch": best((start, *epochs), settings.chosen_by), "by": settings.chosen_by},
+        "chosen": {"epoch": best((untrained, *epochs), settings.chosen_by), "by": settings.chosen_by},
         "settings": settings.model_dump(),
         "accuracy": {"validation": score and asdict(score)},
         "encodings": replace(first, activations=activations, weights=trained).to_json(),
@@ -140,13 +145,6 @@ def _check_texts(texts: Sequence[Texts], settings: QAT) -> None:
             what = f"{examples.labels.count(None)} of {len(examples)} texts have no label"
             fix = "label them, name label_column, or learn from the float model alone: quantize.qat.loss.labels: 0"
             raise DataError(what, where=examples.source, fix=fix)
-
-
-def _of_weights(folded: Path, plan: QuantPlan) -> dict[str, Encoding]:
-    """The encodings that the folded float weights give, by site id."""
-    loaded = io.load(folded)
-    entries = [(entry.site, entry.spec) for entry in plan.quantized if entry.spec and entry.site.is_weight]
-    return {site.id: encode_weight(matrix(loaded, site), spec, site=site.id) for site, spec in entries}
 
 
 def _named(batches: Sequence[Batch], task: Task, classes: Sequence[str]) -> list[Batch]:

@@ -14,18 +14,22 @@ from qonnx_pipe.core.affine import Affine
 from qonnx_pipe.core.encoding import Encoding, FloatArray
 from qonnx_pipe.core.encodings import Encodings
 from qonnx_pipe.core.granularity import PerTensor
+from qonnx_pipe.core.numerics import dequantize
 from qonnx_pipe.core.plan import PlanEntry, QuantPlan
 from qonnx_pipe.core.rounding import Codes
 from qonnx_pipe.core.site import Role
 from qonnx_pipe.core.statistics import CalibrationTable, SiteStatistics
 from qonnx_pipe.errors import DataError
 from qonnx_pipe.graph import io
+from qonnx_pipe.graph.biases import add_to_biases
 from qonnx_pipe.graph.equalise import equalising
 from qonnx_pipe.graph.fold import fold, restores, weights_behind
 from qonnx_pipe.graph.permute import permute
 from qonnx_pipe.graph.quantize import quantize
+from qonnx_pipe.graph.sampled import matrix
 from qonnx_pipe.observers.fold import Reader, bias_error, by_groups, moved, search, smoothing
 from qonnx_pipe.observers.orders import shared_orders
+from qonnx_pipe.observers.weights import encode_weight, quantize_weight
 from qonnx_pipe.stages.quantize.encodings import TOKENS_FIX, encode, encode_and_round, statistics_of
 from qonnx_pipe.stages.quantize.npu import quantize_npu
 
@@ -45,7 +49,7 @@ def quantize_stage(
 
     `given`: encodings by site id that were decided elsewhere, instead of those of the table and of the weights' values.
     `rounded`: learned codes by site id, of weights whose rounding is not nearest; a weight that none could be learned
-    for is rounded to the nearest. `trained`: `model` is what `fold_stage` wrote, trained since, together with these
+    for is rounded to the nearest. `trained`: `model` is what `start_stage` wrote, trained since, together with these
     encodings: nothing is folded, looked for or corrected again. `metadata` is added to the file's own. Raises DataError
     when the table lacks a site or a statistic of the plan, or codes are of another weight, NumericsError for NaN in
     weights or statistics, and what `io.load` and `io.save` raise.
@@ -76,20 +80,38 @@ def _for_processors(
     """Rewrite the float model in place; inputs of any size, and float wherever the plan leaves it."""
     behind, statistics = _behind_folds(loaded, plan, table, given)
     correction = _Correction(_to_correct(plan, behind.folds, rounded or {}), statistics)
-    encode_weight = partial(encode_and_round, given=given, rounded=rounded)
-    weights = quantize(loaded, plan, behind.activations, encode_weight, correction)
+    encode_one = partial(encode_and_round, given=given, rounded=rounded)
+    weights = quantize(loaded, plan, behind.activations, encode_one, correction)
     return replace(behind, weights=weights, corrections=correction.sizes)
 
 
-def fold_stage(model: Path, plan: QuantPlan, table: CalibrationTable, target: Path) -> Encodings:
-    """Write the float model to `target` as it is when its weights are quantized; errors as in `quantize_stage`.
+def fold_stage(model: Path, plan: QuantPlan, table: CalibrationTable, target: Path) -> None:
+    """Write the float model to `target` as it is when its weights are quantized; errors as in `quantize_stage`."""
+    loaded = io.load(model)
+    _behind_folds(loaded, plan, table, {})
+    io.save(loaded, target)
 
-    What the folds were, and the encodings that the activations have there; none of weights.
+
+def start_stage(model: Path, plan: QuantPlan, table: CalibrationTable, folded: Path, start: Path) -> Encodings:
+    """What `quantize_stage` would make of the float model, still in floats: where a training starts.
+
+    To `folded` goes what `fold_stage` writes, to `start` the same with the biases corrected. Errors as there.
     """
     loaded = io.load(model)
-    encodings, _ = _behind_folds(loaded, plan, table, {})
-    io.save(loaded, target)
-    return encodings
+    behind, statistics = _behind_folds(loaded, plan, table, {})
+    io.save(loaded, folded)
+    correction = _Correction(_to_correct(plan, behind.folds, {}), statistics)
+    weights, errors = dict[str, Encoding](), dict[str, FloatArray]()
+    for site, spec in ((entry.site, entry.spec) for entry in plan.quantized if entry.site.is_weight):
+        weight = matrix(loaded, site)
+        assert spec is not None
+        weights[site.id] = encoding = encode_weight(weight, spec, site=site.id)
+        for linear in set(site.feeds) & set(correction.sites):
+            error = correction(linear, weight, dequantize(quantize_weight(weight, encoding), encoding))
+            errors |= {} if error is None else {linear: error}
+    add_to_biases(loaded, errors)
+    io.save(loaded, start)
+    return replace(behind, weights=weights, corrections=correction.sizes)
 
 
 def _behind_folds(
