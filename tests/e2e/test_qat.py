@@ -207,7 +207,10 @@ def test_train_is_the_run_up_to_there(qpipe: Run) -> None:
     assert "trained trained/trained.onnx" in out
 
 
-def test_ctrl_c_resumes_to_the_same_bytes(qpipe: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@RUNS
+def test_ctrl_c_resumes_to_the_same_bytes(
+    qpipe: Run, place: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
     from qonnx_pipe.source import training
 
     learn, learned = training._learn, []
@@ -219,10 +222,10 @@ def test_ctrl_c_resumes_to_the_same_bytes(qpipe: Run, place: Path, monkeypatch: 
         return learn(*arguments, number=number, **others)
 
     monkeypatch.setattr(training, "_learn", stop)
-    again = ("run", "small.yaml", "--out", "halves", "--from", "qat", "--until", "qat")
+    again = ("run", f"{recipe}.yaml", "--out", "halves", "--from", "qat", "--until", "qat")
     assert qpipe(*again)[0] == 5
-    assert qpipe("run", "small.yaml", "--out", "halves", "--until", "qat", "--set", "quantize.qat.seed=0")[0] == 0
-    assert (place / "halves/trained.onnx").read_bytes() == (place / "small/trained.onnx").read_bytes()
+    assert qpipe("run", f"{recipe}.yaml", "--out", "halves", "--until", "qat", "--set", "quantize.qat.seed=0")[0] == 0
+    assert (place / "halves/trained.onnx").read_bytes() == (place / recipe / "trained.onnx").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from qonnx_pipe.core.encoding import Encoding
+from qonnx_pipe.core.encodings import Encodings
 from qonnx_pipe.core.plan import QuantPlan
 from qonnx_pipe.core.site import Role
 from qonnx_pipe.core.statistics import CalibrationTable, MinMax, Provenance, RunningMinMax, SiteStatistics
@@ -20,7 +21,7 @@ from qonnx_pipe.graph.sampled import matrix
 from qonnx_pipe.observers.weights import encode_weight, quantize_weight
 from qonnx_pipe.recipe import load
 from qonnx_pipe.stages.plan import plan_stage
-from qonnx_pipe.stages.quantize import fold_stage, quantize_stage
+from qonnx_pipe.stages.quantize import fold_stage, quantize_stage, start_stage
 from tests.unit.recipe.texts import PLAIN, written
 
 pytestmark = pytest.mark.export
@@ -171,6 +172,20 @@ def test_folded_ranges_are_those_of_the_folded_tensors(planned, tmp_path: Path, 
         noise[name] = float(np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2)))
         assert len(encodings.folds) == (6 if name == "folded" else 0)
     assert noise["folded"] < max(2 * noise["plain"], 1e-3)
+
+
+@pytest.mark.parametrize("more", [", smooth: 0.7", ", granularity: {per_embedding_group: 4}"])
+def test_a_training_starts_from_what_would_be_quantized_without_it(planned, tmp_path: Path, more: str) -> None:
+    model, plan = planned(FOLD.format(placement="full", weights="int4", more=more))
+    table, batch = seen(model, plan)
+    plain = quantize_stage(model, plan, table, tmp_path / "plain.onnx")
+    teacher, start = tmp_path / "teacher.onnx", tmp_path / "start.onnx"
+    first = Encodings.from_json(json.loads(json.dumps(start_stage(model, plan, table, teacher, start).to_json())))
+    written = quantize_stage(start, plan, table, tmp_path / "start_q.onnx", trained=first)
+    assert written.to_json() == plain.to_json()
+    np.testing.assert_array_equal(logits(tmp_path / "start_q.onnx", batch), logits(tmp_path / "plain.onnx", batch))
+    np.testing.assert_allclose(logits(teacher, batch), logits(model, batch), rtol=1e-3, atol=1e-4)
+    assert (start.read_bytes() != teacher.read_bytes()) == bool(plain.corrections)
 
 
 def test_a_shift_corrects_the_biases_behind_it_and_bias_correction_all(planned, tmp_path: Path) -> None:
