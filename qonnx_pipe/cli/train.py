@@ -63,8 +63,6 @@ def _show(result: Path, metrics: dict[str, Any]) -> None:
         held_out = f", loss there {epoch['held_out_loss']:.4f}" if "held_out_loss" in epoch else ""
         kept = ", kept" if number == chosen else ""
         console.print(f"epoch {number}: loss {epoch['loss']:.4f}{score}{held_out}{kept}")
-    if chosen == 0:
-        console.print("no epoch is better than the untrained model, which is kept: lower the learning rate")
     for name, metric in judged.items():
         low, high = metric["interval"]
         console.print(f"{name}: {metric['value']:.2%} [{low:.2%}, {high:.2%}] of {metric['n']}", markup=False)

@@ -129,14 +129,15 @@ def qat(work: Work) -> Step:
 
     def build(folder: Path) -> None:
         from qonnx_pipe.stages.calibrate import read_table
-        from qonnx_pipe.stages.qat import qat_stage
+        from qonnx_pipe.stages.qat import check_trainable, qat_stage
         from qonnx_pipe.stages.quantize import start_stage
 
         table, place = read_table(work.file("calibrate", "calibration.npz")), work.store.workdir(step.key)
         settled, folded, start = _settled(work, table, folder), place / "folded.onnx", place / "start.onnx"
+        check_trainable(settled, (work.learned, work.held), settings)
         first = start_stage(work.float_model, settled, table, folded, start)
         work.listen(Progress("qat", "start", "training", work.learned.steps * settings.epochs))
-        qat_stage(
+        kept = qat_stage(
             work.float_model,
             start,
             first,
@@ -150,6 +151,9 @@ def qat(work: Work) -> Step:
             workdir=place,
             progress=lambda done: work.listen(Progress("qat", "step", total=done)),
         )
+        if not kept:
+            what = "no epoch is better than the untrained model, which is kept: lower quantize.qat.learning_rate"
+            work.listen(Progress("qat", "warning", what))
 
     inputs = work.digests("export", FLOAT, *TOKENIZER) | work.digests("plan") | work.digests("calibrate")
     inputs |= work.digests("tune", "plan.json") if "tune" in work.entries else {}

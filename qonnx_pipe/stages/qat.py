@@ -16,7 +16,7 @@ from qonnx_pipe.core.granularity import PerEmbedding, PerEmbeddingGroup
 from qonnx_pipe.core.plan import PlanEntry, QuantPlan
 from qonnx_pipe.core.verdict import Metric
 from qonnx_pipe.data.texts import Texts
-from qonnx_pipe.errors import DataError, UsageError
+from qonnx_pipe.errors import DataError, NumericsError, UsageError
 from qonnx_pipe.graph.lowerings.activation import MOST_PIECES
 from qonnx_pipe.graph.network import read_network, write_weights
 from qonnx_pipe.graph.summary import id2label
@@ -45,19 +45,17 @@ def qat_stage(
     settings: QAT,
     workdir: Path,
     progress: Callable[[int], None] = lambda _: None,
-) -> None:
+) -> int:
     """Write `trained.onnx` (the folded float graph with trained weights) and `qat.json` into `folder`.
 
     `model` is the exported float file, its tokenizer and `config.json` beside it; `teacher` computes the same in the
     form that will be quantized; `start` is the teacher with the biases, and `first` the encodings, that the training
     starts from. The epoch that is best on `validation`, by the task's metric, or by the loss where no labels count, is
-    kept; or the start, where no epoch is better. `workdir` outlives an interruption: the same call goes on after the
-    last whole epoch. Raises UsageError for forms that cannot be trained, DataError for texts without the labels that
-    the loss needs, ModelError for a graph that torch cannot compute, NumericsError for a loss that is no number.
+    kept, and its number returned; or 0, the start, where no epoch is better. `workdir` outlives an interruption: the
+    same call goes on after the last whole epoch. Requires `check_trainable`. Raises DataError for classes that the
+    model does not have, ModelError for a graph that torch cannot compute, NumericsError for a loss that is no number.
     """
     found, classes = tasks.find(task), _classes(model)
-    _check_texts((train, validation), settings)
-    _check_plan(plan, settings)
     with quiet():
         from qonnx_pipe.source.qat import student
         from qonnx_pipe.source.training import Epoch, best, fit
@@ -82,25 +80,29 @@ def qat_stage(
         return tasks.judged(found, learner.outputs(held_out), held_out, classes)
 
     def judge() -> tuple[float | None, float]:
-        score = metric()
-        return None if score is None else score.value, learner.mean_loss(held_out)
+        score, loss = metric(), learner.mean_loss(held_out)
+        if not math.isfinite(loss):
+            fix = "lower quantize.qat.learning_rate; or look at data.validation"
+            raise NumericsError(f"the loss on the held-out examples is {loss}", where=str(model), fix=fix)
+        return None if score is None else score.value, loss
 
     untrained = Epoch(math.nan, *judge())
     epochs = fit(learner, epoch, judge, settings, workdir=workdir, progress=progress, start=untrained)
     write_weights(start, learner.module.weights(), folder / TRAINED)
-    trained = learner.module.encodings()
+    chosen, trained = best((untrained, *epochs), settings.chosen_by), learner.module.encodings()
     activations = {site: trained.pop(site) for site in first.activations}
     score = metric()
     facts = {
         "examples": {"train": len(train.examples), "validation": len(validation.examples)},
         "untrained": {"accuracy": untrained.accuracy, "held_out_loss": untrained.held_out_loss},
         "epochs": [asdict(one) for one in epochs],
-        "chosen": {"epoch": best((untrained, *epochs), settings.chosen_by), "by": settings.chosen_by},
+        "chosen": {"epoch": chosen, "by": settings.chosen_by},
         "settings": settings.model_dump(),
         "accuracy": {"validation": score and asdict(score)},
         "encodings": replace(first, activations=activations, weights=trained).to_json(),
     }
     write_json(folder / METRICS, {"version": 1, **facts})
+    return chosen
 
 
 def read_encodings(path: Path) -> Encodings:
@@ -112,8 +114,9 @@ def read_encodings(path: Path) -> Encodings:
         raise DataError("no trained encodings, or damaged ones", where=str(path), fix=fix) from error
 
 
-def _check_plan(plan: QuantPlan, settings: QAT) -> None:
-    """Raise UsageError for a quantizer that cannot be trained where it is."""
+def check_trainable(plan: QuantPlan, texts: Sequence[Texts], settings: QAT) -> None:
+    """Raise UsageError for a quantizer that cannot be trained where it is, DataError for texts without labels."""
+    _check_texts(texts, settings)
     for entry in plan.quantized:
         assert entry.spec is not None
         site, groups = entry.site, entry.spec.granularity

@@ -261,12 +261,22 @@ def test_texts_without_labels_are_enough_for_distillation(qpipe: Run, place: Pat
 
 def test_a_training_that_helps_nothing_leaves_the_model_as_it_was(qpipe: Run, place: Path) -> None:
     options = ["--set", "quantize.qat.learning_rate=0.1", "--set", "quantize.qat.loss.labels=0"]
-    code, out, err = qpipe("train", "small.yaml", "--out", "other", *options)
+    code, _, err = qpipe("run", "small.yaml", "--out", "other", "--until", "qat", *options)
     assert code == 0, err
-    assert "no epoch is better than the untrained model, which is kept: lower the learning rate" in out
+    said = " ".join(err.split())
+    assert "no epoch is better than the untrained model, which is kept: lower quantize.qat.learning_rate" in said
     facts = read(place / "other/qat.json")
     assert facts["chosen"]["epoch"] == 0
     assert facts["accuracy"]["validation"]["value"] == facts["untrained"]["accuracy"]
+
+
+def test_a_held_out_loss_that_is_no_number(qpipe: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([0.5, float("nan")])
+    monkeypatch.setattr("qonnx_pipe.source.qat.Student.mean_loss", lambda *_: next(losses))
+    code, _, err = qpipe("run", "small.yaml", "--out", "other", "--until", "qat", "--set", "quantize.qat.seed=5")
+    assert code == 3, err
+    assert all(text in err for text in ("the loss on the held-out examples is nan", "lower quantize.qat.learning_rate"))
+    assert not (place / "other/qat.json").exists()
 
 
 def initializers(path: Path) -> dict[str, np.ndarray]:
