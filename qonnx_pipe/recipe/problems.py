@@ -32,14 +32,21 @@ _LIMITS = {
     "less_than": "less than {lt:g}",
 }
 
+EMPTY = "must not be empty"
+
 
 def problems(failure: ValidationError, value: Value, origin: Origin) -> list[Problem]:
-    """Every mistake of a recipe whose text says `value`; a key that is missing because it is misspelt counts once."""
+    """Every mistake of a recipe whose text says `value`, once.
+
+    A misspelt key is not missing too, nor is a list empty because all that stands in it is wrong.
+    """
     found = [_problem(error, _key(error["loc"], value), origin) for error in failure.errors()]
     misspelt = {(p.key.rpartition(".")[0], p.fix) for p in found if p.what == "unknown key"}
 
     def is_told(problem: Problem) -> bool:
         parent, _, name = problem.key.rpartition(".")
+        if problem.what == EMPTY:
+            return any(other.key.startswith(f"{problem.key}[") for other in found)
         return problem.what == "missing key" and (parent, f"did you mean {name}?") in misspelt
 
     return [problem for problem in found if not is_told(problem)]
@@ -83,7 +90,7 @@ def _problem(error: ErrorDetails, key: Key, origin: Origin) -> Problem:
     elif kind == "string_pattern_mismatch":
         what, fix = f"{_shown(value)} is not possible here", _description(key)
     elif kind in ("too_short", "string_too_short"):
-        what, fix = "must not be empty", _description(key)
+        what, fix = EMPTY, _description(key)
     return Problem(origin.where(key), dotted(key), what, fix)
 
 

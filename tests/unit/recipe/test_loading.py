@@ -87,6 +87,8 @@ quantize:
         ("quantize: {rules: [{match: {layer: [0, 2.5]}, float: true}]}", "quantize.rules[0].match.layer[1]", "2.5"),
         ("quantize: [1]", "quantize", "mapping"),
         ("quantize: {rules: 3}", "quantize.rules", "a list"),
+        ("quantize: {budget: {bits: 3, choices: [5]}}", "quantize.budget.choices[0]", "5"),
+        ("quantize: {budget: {bits: 3, choices: []}}", "quantize.budget.choices", "empty"),
         ("validate: {gates: {accuracy_drop: 1.5}}", "validate.gates.accuracy_drop", "at most 1"),
         ("validate: {gates: {sqnr_db: .nan}}", "validate.gates.sqnr_db", "finite"),
         ("validate: {gates: {speedup: 2}, latency: {shapes: []}}", "validate.gates.speedup", "timings"),
