@@ -18,6 +18,10 @@ from qonnx_pipe.graph.lowerings.packing import packed, unpacked
 from qonnx_pipe.graph.walk import consumers
 
 BYTE = 8
+
+UNSAID = 4
+"""Bits of MatMulNBits and GatherBlockQuantized without an attribute `bits`."""
+
 QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
 TABLES = frozenset({"Gather", "GatherBlockQuantized"})
@@ -101,11 +105,10 @@ def stored(value: ir.Value) -> Stored | None:
         return None
     readers = {node.op_type: node.attributes for node in consumers(codes)}
     if blocks := readers.get("MatMulNBits"):
-        bits, k, n = (blocks[name].as_int() for name in ("bits", "K", "N"))
-        bits = bits if found is None else bits * found.bits // BYTE
-        return Stored(f"{bits} bits", bits, k * n)
+        bits = blocks.get_int("bits", UNSAID) * (BYTE if found is None else found.bits) // BYTE
+        return Stored(f"{bits} bits", bits, blocks["K"].as_int() * blocks["N"].as_int())
     if "GatherBlockQuantized" in readers and tensor is not None and tensor.dtype is ir.DataType.UINT8:
-        bits = readers["GatherBlockQuantized"].get_int("bits", 4)
+        bits = readers["GatherBlockQuantized"].get_int("bits", UNSAID)
         return Stored(f"{bits} bits", bits, tensor.size * BYTE // bits)
     if found is not None:
         return Stored(f"{found.bits} bits", found.bits, math.prod(codes.shape.numpy() if codes.shape else ()))

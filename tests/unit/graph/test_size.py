@@ -9,6 +9,7 @@ from qonnx_pipe.graph import io
 from qonnx_pipe.graph.lowerings.emit import Emitter
 from qonnx_pipe.graph.lowerings.packing import pack_codes
 from qonnx_pipe.graph.size import breakdown, low_bit_bytes, nominal_bytes, size_parts
+from qonnx_pipe.graph.summary import summarise
 from tests.zoo import graphs
 
 MATRIX, TABLE = graphs.WIDTH * graphs.WIDTH, 64 * graphs.WIDTH
@@ -28,6 +29,21 @@ def test_a_quantized_model(tmp_path):
     assert (parts.weights, parts.embeddings) == (MATRIX, TABLE)
     assert parts.scales == table_scale + activation + weight_scales
     assert parts.total == path.stat().st_size
+
+
+def test_blocks_that_do_not_tell_their_bits_have_the_four_of_their_operator(tmp_path):
+    """MatMulNBits needs no `bits`: 40 inputs in blocks of 16 are padded to 48, 3 outputs."""
+    attributes = {"K": 40, "N": 3, "block_size": 16}
+    operands = ["x", "codes", "scales", "zeros"]
+    node = helper.make_node("MatMulNBits", operands, ["y"], "nbits", domain="com.microsoft", **attributes)
+    ports = [[graphs.tensor(name, ["batch", size])] for name, size in (("x", 40), ("y", 3))]
+    constants = {"codes": np.zeros((3, 3, 8), np.uint8), "scales": np.ones((3, 3), np.float32)}
+    constants["zeros"] = np.zeros((3, 2), np.uint8)
+    path = graphs.save(tmp_path / "m.onnx", [node], *ports, constants)
+    parts = breakdown(path)
+    assert (parts["weights"].bytes, parts["weights"].nominal_bytes) == (72, 60)
+    assert (parts["scales"].bytes, parts["zero points"].bytes) == (36, 6)
+    assert summarise(path).bits == {"other": {"4 bits": 120}}
 
 
 def test_external_data_count(tmp_path):
