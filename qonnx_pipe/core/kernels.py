@@ -27,6 +27,7 @@ class WeightMatMul:
 
     `weight` names the initializer, also behind a DequantizeLinear. `integer`: the operator itself computes in integers.
     `obstacle`: what in this graph is known to keep onnxruntime from an integer kernel; "" when nothing is.
+    `form`: type and shape of what is stored, and the attributes of the operators that read it.
     """
 
     node: str
@@ -34,6 +35,7 @@ class WeightMatMul:
     weight: str
     integer: bool
     obstacle: str = ""
+    form: str = ""
 
 
 @dataclass(frozen=True)

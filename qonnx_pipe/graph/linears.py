@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import onnx_ir as ir
@@ -41,7 +42,14 @@ def _weight_matmul(node: ir.Node) -> WeightMatMul | None:
     integer = node.op_type in INTEGER_OPS and not _float_nbits(node)
     plain = weight is not operand and dequantize is None
     obstacle = "" if integer else PLAIN if plain else _obstacle(node, dequantize)
-    return WeightMatMul(node.name or "", node.op_type, weight.name or "", integer, obstacle)
+    form = _form(weight, dequantize, node)
+    return WeightMatMul(node.name or "", node.op_type, weight.name or "", integer, obstacle, form)
+
+
+def _form(weight: ir.Value, *readers: ir.Node | None) -> str:
+    """See `WeightMatMul.form`."""
+    attributes = chain.from_iterable(reader.attributes.values() for reader in readers if reader)
+    return " ".join((f"{_dtype(weight).name}{weight.shape}", *sorted(f"{one.name}={one.value}" for one in attributes)))
 
 
 def stored_codes(value: ir.Value | None) -> ir.Value | None:

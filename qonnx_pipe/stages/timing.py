@@ -10,13 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from qonnx_pipe.core.kernels import Kernels, executed
+from qonnx_pipe.core.kernels import Kernel, Kernels, WeightMatMul, executed
 from qonnx_pipe.core.site import Site
 from qonnx_pipe.core.times import Times, shared_out
 from qonnx_pipe.errors import ProviderError
-from qonnx_pipe.graph import io
 from qonnx_pipe.graph.linears import linears
-from qonnx_pipe.graph.sampled import matrix
 from qonnx_pipe.runtime import machine
 from qonnx_pipe.runtime.client import LIMITS, Limits
 from qonnx_pipe.runtime.race import Racer, latencies, race
@@ -40,14 +38,14 @@ def timing_stage(model: Path, variants: Mapping[int, Path], sites: Sequence[Site
 
     `variants`: bits → a file whose weights all have so many, FLOAT among them; widths that run the same kernel may
     share a file. Whole files are raced against `model`; then profiles, taken in turn too, tell their MatMuls apart.
-    Weights of one shape run the same kernel on as much data, so they share the median over all rounds and all of them.
+    Weights that are stored alike, and whose MatMuls run the same kernels, share the median over rounds and weights.
     Raises ProviderError where the provider does not time single kernels, and what `Worker` raises.
     """
     files = list(dict.fromkeys(variants.values()))
     racers = [Racer(path, wish.provider, wish.python) for path in (model, *files)]
     first, *others = latencies(wish.shape, race(racers, wish.inputs, rounds=wish.rounds, limits=wish.limits))
     wholes = {path: first.p50_ms / (one.speedup or 1.0) for path, one in zip(files, others, strict=True)}
-    kernels = _kernels(model, dict(zip(files, racers[1:], strict=True)), sites, wish)
+    kernels = _kernels(dict(zip(files, racers[1:], strict=True)), sites, wish)
     rest, matrices = shared_out(
         {bits: wholes[path] for bits, path in variants.items()},
         {site.id: {bits: kernels[path][site.id] for bits, path in variants.items()} for site in sites},
@@ -56,12 +54,10 @@ def timing_stage(model: Path, variants: Mapping[int, Path], sites: Sequence[Site
     return Times(wish.provider, wish.shape, machine.cores(), wish.rounds, first.p50_ms, rest, noise, matrices)
 
 
-def _kernels(
-    model: Path, racers: Mapping[Path, Racer], sites: Sequence[Site], wish: Timed
-) -> dict[Path, dict[str, float]]:
+def _kernels(racers: Mapping[Path, Racer], sites: Sequence[Site], wish: Timed) -> dict[Path, dict[str, float]]:
     """For each file what the MatMuls of each site take, ms."""
-    alike = _alike(model, sites)
     written = {path: linears(path) for path in racers}
+    kinds: dict[Path, dict[str, object]] = {path: {} for path in racers}
     seen: dict[Path, dict[object, list[float]]] = {path: defaultdict(list) for path in racers}
     with ExitStack() as stack:
         workers = {
@@ -74,14 +70,17 @@ def _kernels(
                 optimized = linears(found.optimized) if found.optimized else None
                 kernels = executed(written[path], optimized, found.events)
                 for site in sites:
-                    seen[path][alike[site.id]].append(duration(kernels, site, wish.provider))
-    return {path: {site.id: float(np.median(own[alike[site.id]])) for site in sites} for path, own in seen.items()}
+                    kind = kinds[path][site.id] = _kind(kernels, site, written[path])
+                    seen[path][kind].append(duration(kernels, site, wish.provider))
+    return {
+        path: {site: float(np.median(own[kind])) for site, kind in kinds[path].items()} for path, own in seen.items()
+    }
 
 
-def _alike(model: Path, sites: Sequence[Site]) -> dict[str, object]:
-    """What decides the time of a site's MatMuls: the shape of the matrix, and how many there are."""
-    loaded = io.load(model)
-    return {site.id: (matrix(loaded, site).shape, len(site.feeds)) for site in sites}
+def _kind(kernels: Kernels, site: Site, written: Sequence[WeightMatMul]) -> object:
+    """What decides the time of a site's MatMuls: for each its kernel, and the weight as the file has it."""
+    forms = {one.node: one.form for one in written}
+    return tuple(sorted((one.kernel, one.integer, forms[one.node]) for one in _own(kernels, site)))
 
 
 def duration(kernels: Kernels, site: Site, provider: str) -> float:
@@ -89,10 +88,15 @@ def duration(kernels: Kernels, site: Site, provider: str) -> float:
 
     Raises ProviderError where one was not timed.
     """
-    names = tuple(f"{name}_group" for name in site.feeds)
-    own = [one.mean_us for one in kernels.nodes if one.node in site.feeds or one.node.startswith(names)]
+    own = [one.mean_us for one in _own(kernels, site)]
     timed = [us for us in own if us is not None]
     if not timed or len(timed) < len(own):
         what = f"provider failed: {provider} does not tell how long this MatMul takes"
         raise ProviderError(what, where=site.id, fix="limit bits or size: a latency needs the time of every weight")
     return sum(timed) / 1e3
+
+
+def _own(kernels: Kernels, site: Site) -> list[Kernel]:
+    """The MatMuls that multiply by a weight: those of its layers, or of their groups."""
+    names = tuple(f"{name}_group" for name in site.feeds)
+    return [one for one in kernels.nodes if one.node in site.feeds or one.node.startswith(names)]

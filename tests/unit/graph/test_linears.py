@@ -12,7 +12,7 @@ from tests.zoo import graphs
 def test_a_float_matmul(tmp_path):
     (found,) = linears(graphs.float_matmul(tmp_path / "m.onnx"))
     assert (found.node, found.op_type, found.weight) == ("matmul", "MatMul", "weight")
-    assert (found.integer, found.obstacle) == (False, "weight not quantized")
+    assert (found.integer, found.obstacle, found.form) == (False, "weight not quantized", "FLOAT[32,32]")
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,8 @@ def test_matmulnbits_is_integer_only_where_it_says_so(tmp_path, level, integer):
     path = graphs.save(tmp_path / "m.onnx", [node], [graphs.tensor("x", shape)], [graphs.tensor("y", shape)], constants)
     (found,) = linears(path)
     assert (found.weight, found.integer) == ("codes", integer)
+    assert found.form.startswith("UINT8[32,1,16] K=32 N=32")
+    assert "bits=4 block_size=32" in found.form
     assert ("computes in float" in found.obstacle) is not integer
 
 

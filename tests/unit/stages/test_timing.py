@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Self
@@ -38,11 +39,15 @@ def test_a_matmul_that_was_not_timed(nodes: tuple[Kernel, ...]) -> None:
     assert failure.value.where == SITE.id
 
 
+Profile = dict[str, tuple[str, float]]
+"""Node → kernel and µs."""
+
+
 class Pretended:
     """A worker whose profiles are planted, by file and round."""
 
-    def __init__(self, us: dict[str, list[dict[str, float]]], path: Path) -> None:
-        self._left = list(us[path.name])
+    def __init__(self, profiles: dict[str, list[Profile]], path: Path) -> None:
+        self._left = list(profiles[path.name])
 
     def __enter__(self) -> Self:
         return self
@@ -51,35 +56,87 @@ class Pretended:
         return None
 
     def census(self, _inputs: object) -> SimpleNamespace:
-        events = tuple(Event(node, "MatMul", "cpu", us, integer=True) for node, us in self._left.pop(0).items())
+        events = tuple(Event(node, op, "cpu", us, integer=True) for node, (op, us) in self._left.pop(0).items())
         return SimpleNamespace(optimized=None, events=events)
 
 
-def test_whole_files_and_kernels_become_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two layers of one shape share the median over both and all rounds; 8 and 4 bits share a file."""
-    width = graphs.WIDTH
-    weights = {f"w{i}": np.ones((width, width), np.float32) for i in range(2)}
+Plant = Callable[[dict[str, list[float]], dict[str, list[Profile]]], None]
+WIDTH = graphs.WIDTH
+SITES = [Site(f"layer.{i}/weight[ffn.output]", Role.WEIGHT, i, f"w{i}", WIDTH, (f"m{i}",)) for i in range(2)]
+
+
+@pytest.fixture
+def plant(monkeypatch: pytest.MonkeyPatch) -> Plant:
+    """`plant(seconds, profiles)`: of whole files and of their nodes, by file and round."""
+
+    def planted(seconds: dict[str, list[float]], profiles: dict[str, list[Profile]]) -> None:
+        def race(racers: list[timing.Racer], _inputs: object, **_: object) -> tuple[Timing, ...]:
+            return tuple(Timing(tuple((one,) * 3 for one in seconds[racer.model.name]), 1, 0.1) for racer in racers)
+
+        monkeypatch.setattr(timing, "race", race)
+        monkeypatch.setattr(timing.Racer, "worker", lambda self, **_: Pretended(profiles, self.model))
+
+    return planted
+
+
+def two_layers(path: Path) -> Path:
+    weights = {f"w{i}": np.ones((WIDTH, WIDTH), np.float32) for i in range(2)}
     nodes = [
         graphs.helper.make_node("MatMul", ["x", "w0"], ["h"], "m0"),
         graphs.helper.make_node("MatMul", ["h", "w1"], ["y"], "m1"),
     ]
-    ports = [[graphs.tensor(name, ["batch", width])] for name in ("x", "y")]
-    model, floats, codes = (graphs.save(tmp_path / f"{n}.onnx", nodes, *ports, weights) for n in ("model", "f", "c"))
-    sites = [Site(f"layer.{i}/weight[ffn.output]", Role.WEIGHT, i, f"w{i}", width, (f"m{i}",)) for i in range(2)]
-    profiles = {
-        "f.onnx": [{"m0": 1000.0, "m1": 2000.0}, {"m0": 2000.0, "m1": 9000.0}, {"m0": 1000.0, "m1": 2000.0}],
-        "c.onnx": [{"m0": 500.0, "m1": 500.0}] * 3,
-    }
-    seconds = {"model.onnx": [0.020] * 3, "f.onnx": [0.010, 0.008, 0.0125], "c.onnx": [0.008] * 3}
+    ports = [[graphs.tensor(name, ["batch", WIDTH])] for name in ("x", "y")]
+    return graphs.save(path, nodes, *ports, weights)
 
-    def race(racers: list[timing.Racer], _inputs: object, **_: object) -> tuple[Timing, ...]:
-        return tuple(Timing(tuple((one,) * 3 for one in seconds[racer.model.name]), 1, 0.1) for racer in racers)
 
-    monkeypatch.setattr(timing, "race", race)
-    monkeypatch.setattr(timing.Racer, "worker", lambda self, **_: Pretended(profiles, self.model))
-    wish = Timed({}, (1, 16), "cpu", 3)
-    found = timing_stage(model, {FLOAT: floats, 8: codes, 4: codes}, sites, wish)
+def in_blocks(path: Path, *sizes: int) -> Path:
+    """Two layers as MatMulNBits of 4 bits, each with its own number of inputs to a scale."""
+    nodes, constants = [], {}
+    for i, size in enumerate(sizes):
+        operands = [f"{'xh'[i]}", f"w{i}", f"s{i}"]
+        options = {"K": WIDTH, "N": WIDTH, "bits": 4, "block_size": size}
+        nodes.append(
+            graphs.helper.make_node("MatMulNBits", operands, ["hy"[i]], f"m{i}", domain="com.microsoft", **options)
+        )
+        constants[f"w{i}"] = np.zeros((WIDTH, WIDTH // size, size // 2), np.uint8)
+        constants[f"s{i}"] = np.ones((WIDTH, WIDTH // size), np.float32)
+    ports = [[graphs.tensor(name, ["batch", WIDTH])] for name in ("x", "y")]
+    return graphs.save(path, nodes, *ports, constants)
+
+
+def test_whole_files_and_kernels_become_times(tmp_path: Path, plant: Plant) -> None:
+    """Two layers of one shape share the median over both and all rounds; 8 and 4 bits share a file."""
+    model, floats, codes = (two_layers(tmp_path / f"{name}.onnx") for name in ("model", "f", "c"))
+    pairs = [(1000.0, 2000.0), (2000.0, 9000.0), (1000.0, 2000.0)]
+    plant(
+        {"model.onnx": [0.020] * 3, "f.onnx": [0.010, 0.008, 0.0125], "c.onnx": [0.008] * 3},
+        {
+            "f.onnx": [{"m0": ("MatMul", first), "m1": ("MatMul", second)} for first, second in pairs],
+            "c.onnx": [{"m0": ("MatMul", 500.0), "m1": ("MatMul", 500.0)}] * 3,
+        },
+    )
+    found = timing_stage(model, {FLOAT: floats, 8: codes, 4: codes}, SITES, Timed({}, (1, 16), "cpu", 3))
     assert (found.float_ms, found.rest_ms) == (pytest.approx(20.0), pytest.approx(6.0))  # 10 ms less two medians of 2
     assert found.noise == pytest.approx((2.5 - 1.6) / 2.05)
-    for site in sites:
+    for site in SITES:
         assert found.matrices[site.id] == pytest.approx({FLOAT: 2.0, 8: 1.0, 4: 1.0})  # half of 8 ms less 6
+
+
+@pytest.mark.parametrize("kernels", [("MatMulNBits", "MatMulIntegerToFloat"), ("MatMulNBits", "MatMulNBits")])
+def test_layers_of_one_shape_with_other_kernels_are_told_apart(
+    tmp_path: Path, plant: Plant, kernels: tuple[str, str]
+) -> None:
+    """Another operator, or the same one on blocks of another size; in float they are alike."""
+    model, floats = (two_layers(tmp_path / f"{name}.onnx") for name in ("model", "f"))
+    sizes = (16, 32) if kernels[0] == kernels[1] else (16, 16)
+    codes = in_blocks(tmp_path / "c.onnx", *sizes)
+    plant(
+        {"model.onnx": [0.010] * 3, "f.onnx": [0.010] * 3, "c.onnx": [0.008] * 3},
+        {
+            "f.onnx": [{"m0": ("MatMul", 1000.0), "m1": ("MatMul", 3000.0)}] * 3,
+            "c.onnx": [{"m0": (kernels[0], 1500.0), "m1": (kernels[1], 500.0)}] * 3,
+        },
+    )
+    found = timing_stage(model, {FLOAT: floats, 8: codes}, SITES, Timed({}, (1, 16), "cpu", 3))
+    assert [found.matrices[site.id][FLOAT] for site in SITES] == pytest.approx([2.0, 2.0])
+    assert [found.matrices[site.id][8] for site in SITES] == pytest.approx([1.5, 0.5])  # 8 ms less 6 are 2
