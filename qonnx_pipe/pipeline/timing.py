@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qonnx_pipe.core.files import write_json
 from qonnx_pipe.core.plan import QuantPlan
-from qonnx_pipe.core.sensitivity import Sensitivity
+from qonnx_pipe.core.sensitivity import Matrix, Sensitivity
 from qonnx_pipe.core.statistics import Provenance
 from qonnx_pipe.core.times import FLOAT
 from qonnx_pipe.observers.encode import requests
@@ -89,12 +89,15 @@ def _variants(work: Work, found: Sensitivity, place: Path) -> dict[int, Path]:
 
 def _uniform(found: Sensitivity, bits: int) -> Mapping[str, int]:
     """Every matrix at one width, or its next one where it cannot have it; tables at their widest."""
-    return {
-        one.site: bits
-        if one.layer is not None and bits in (FLOAT, *one.bytes)
-        else min(one.bytes, key=lambda width: (abs(width - bits), width))
-        for one in found.matrices
-    }
+    return {one.site: _width(one, bits) for one in found.matrices}
+
+
+def _width(matrix: Matrix, bits: int) -> int:
+    if matrix.layer is None:
+        return max(matrix.bytes)
+    if bits in (FLOAT, *matrix.bytes):
+        return bits
+    return min(matrix.bytes, key=lambda width: (abs(width - bits), width))
 
 
 def _make(work: Work, plan: QuantPlan, target: Path) -> None:
