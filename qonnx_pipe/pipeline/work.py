@@ -47,11 +47,15 @@ class Work:
         """Tell at once what would come out after minutes of work.
 
         Unknown providers, unreadable data and baselines are raised, and a search or a budget of time whose target is
-        not installed; one of the verdict that is not is a warning, since the others can be judged.
+        not installed, or has one time for many MatMuls; one of the verdict that is not installed is a warning, since
+        the others can be judged.
         """
         for provider in self.recipe.validation.providers:
             providers.check_name(provider)
         target = self.recipe.quantize.target
+        if "timing" in stages and providers.find(target).compiles:
+            what = f"{target} does not time single MatMuls: it compiles many operators into one"
+            raise ProviderError(what, where="quantize.budget.latency", fix="limit bits or size, or choose target: cpu")
         if {"tune", "timing"}.intersection(stages) and target not in (
             ALWAYS_HERE,
             *self.recipe.validation.interpreters,

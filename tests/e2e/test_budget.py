@@ -214,6 +214,7 @@ def test_weights_are_really_timed(qpipe, tmp_path: Path) -> None:
         (["--budget", "latency=8"], 2, "8 is no latency"),
         (["--budget", "latency=0.5x", "--strategy", "greedy"], 2, "greedy cannot keep a latency"),
         (["--budget", "latency=0.5x", "--set", "quantize.target=qnn"], 2, "target qnn takes no float weights"),
+        (["--budget", "latency=0.5x", "--set", "quantize.target=openvino"], 4, "openvino does not time single MatMuls"),
         (["--budget", "bits=3", "--max-drop", "1"], 2, "--max-drop finds the size itself, without a limit of bits"),
         (["--strategy", "exact"], 2, "--strategy exact shares out a budget"),
         (["--budget", "size=30"], 2, "30 is no size"),
