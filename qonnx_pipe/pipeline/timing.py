@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from qonnx_pipe.core.files import write_json
@@ -39,7 +40,6 @@ def timing(work: Work) -> Step:
         from qonnx_pipe.stages.plan import sites_of
         from qonnx_pipe.stages.timing import Timed, timing_stage
 
-        work.listen(Progress("timing", "start", "timing"))
         found = Sensitivity.from_json(json.loads(work.file("sensitivity", "sensitivity.json").read_bytes()))
         chosen = {one.site for one in found.matrices if one.layer is not None}
         inputs = from_batches(work.batches(work.calibration, choice, sort=False), *budget.shape)
@@ -52,9 +52,10 @@ def timing(work: Work) -> Step:
             validation.pythons.get(settings.target),
             limits_of(validation),
         )
+        work.listen(Progress("timing", "start", "timing", 1 + len(budget.widths) + wish.steps))
         files = _variants(work, found, work.store.workdir(step.key))
         sites = [site for site in sites_of(work.float_model).weights if site.id in chosen]
-        times = timing_stage(work.float_model, files, sites, wish)
+        times = timing_stage(work.float_model, files, sites, wish, partial(_tell, work))
         if times.noise > NOISY:
             what = f"speed-ups vary by {times.noise:.0%}: the machine is busy, and this run keeps what it saw"
             work.listen(Progress("timing", "warning", f"{what}; `qpipe run --from timing` measures again"))
@@ -84,7 +85,12 @@ def _variants(work: Work, found: Sensitivity, place: Path) -> dict[int, Path]:
             made[kernel] = place / f"{bits}.onnx"
             _make(work, plan, made[kernel])
         files[bits] = made[kernel]
+        _tell(work)
     return files
+
+
+def _tell(work: Work, done: int = 1) -> None:
+    work.listen(Progress("timing", "step", total=done))
 
 
 def _uniform(found: Sensitivity, bits: int) -> Mapping[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,8 +67,9 @@ def race(
     rounds: int = ROUNDS,
     fallback: bool = True,
     limits: Limits = LIMITS,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[Timing, ...]:
-    """One timing for each racer, on the same inputs.
+    """One timing for each racer, on the same inputs; `progress` hears each round.
 
     In every round each racer in turn gets a fresh session, warms up, is timed for `ROUND_S` seconds (at least
     `LEAST_RUNS` runs) and closes its session: two live sessions would spin-wait against each other. Every other round
@@ -86,6 +87,7 @@ def race(
         for number in range(rounds):
             for i in order if number % 2 == 0 else reversed(order):
                 spells[i].append(workers[i].time(inputs, seconds=ROUND_S, least=LEAST_RUNS))
+            progress(1)
     return tuple(Timing(tuple(spell.seconds for spell in own), own[-1].peak_rss, own[0].first_s) for own in spells)
 
 

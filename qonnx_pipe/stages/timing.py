@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from qonnx_pipe.runtime.client import LIMITS, Limits
 from qonnx_pipe.runtime.race import Racer, latencies, race
 from qonnx_pipe.runtime.session import Arrays
 
+Progress = Callable[[int], None]
+
 
 @dataclass(frozen=True)
 class Timed:
@@ -32,20 +34,29 @@ class Timed:
     python: Path | None = None
     limits: Limits = LIMITS
 
+    @property
+    def steps(self) -> int:
+        """How many steps `timing_stage` tells: rounds of whole files, then of profiles."""
+        return 2 * self.rounds
 
-def timing_stage(model: Path, variants: Mapping[int, Path], sites: Sequence[Site], wish: Timed) -> Times:
+
+def timing_stage(
+    model: Path, variants: Mapping[int, Path], sites: Sequence[Site], wish: Timed, progress: Progress = lambda _: None
+) -> Times:
     """What each weight in `sites` of the float `model` takes at each width, beside all else in a run.
 
     `variants`: bits → a file whose weights all have so many, FLOAT among them; widths that run the same kernel may
     share a file. Whole files are raced against `model`; then profiles, taken in turn too, tell their MatMuls apart.
     Weights that are stored alike, and whose MatMuls run the same kernels, share the median over rounds and weights.
-    Raises ProviderError where the provider does not time single kernels, and what `Worker` raises.
+    `progress` hears steps. Raises ProviderError where the provider does not time single kernels, and what `Worker`
+    raises.
     """
     files = list(dict.fromkeys(variants.values()))
     racers = [Racer(path, wish.provider, wish.python) for path in (model, *files)]
-    first, *others = latencies(wish.shape, race(racers, wish.inputs, rounds=wish.rounds, limits=wish.limits))
+    raced = race(racers, wish.inputs, rounds=wish.rounds, limits=wish.limits, progress=progress)
+    first, *others = latencies(wish.shape, raced)
     wholes = {path: first.p50_ms / (one.speedup or 1.0) for path, one in zip(files, others, strict=True)}
-    kernels = _kernels(dict(zip(files, racers[1:], strict=True)), sites, wish)
+    kernels = _kernels(dict(zip(files, racers[1:], strict=True)), sites, wish, progress)
     rest, matrices = shared_out(
         {bits: wholes[path] for bits, path in variants.items()},
         {site.id: {bits: kernels[path][site.id] for bits, path in variants.items()} for site in sites},
@@ -54,7 +65,9 @@ def timing_stage(model: Path, variants: Mapping[int, Path], sites: Sequence[Site
     return Times(wish.provider, wish.shape, machine.cores(), wish.rounds, first.p50_ms, rest, noise, matrices)
 
 
-def _kernels(racers: Mapping[Path, Racer], sites: Sequence[Site], wish: Timed) -> dict[Path, dict[str, float]]:
+def _kernels(
+    racers: Mapping[Path, Racer], sites: Sequence[Site], wish: Timed, progress: Progress
+) -> dict[Path, dict[str, float]]:
     """For each file what the MatMuls of each site take, ms."""
     written = {path: linears(path) for path in racers}
     kinds: dict[Path, dict[str, object]] = {path: {} for path in racers}
@@ -72,6 +85,7 @@ def _kernels(racers: Mapping[Path, Racer], sites: Sequence[Site], wish: Timed) -
                 for site in sites:
                     kind = kinds[path][site.id] = _kind(kernels, site, written[path])
                     seen[path][kind].append(duration(kernels, site, wish.provider))
+            progress(1)
     return {
         path: {site: float(np.median(own[kind])) for site, kind in kinds[path].items()} for path, own in seen.items()
     }

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -125,7 +127,10 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> list[dict[int, Path]]:
     """
     seen: list[dict[int, Path]] = []
 
-    def measured(_model: Path, variants: dict[int, Path], sites: list[Site], wish: Timed) -> Times:
+    def measured(
+        _model: Path, variants: dict[int, Path], sites: list[Site], wish: Timed, progress: Callable[[int], None]
+    ) -> Times:
+        progress(wish.steps)
         assert len({breakdown(file)["embeddings"] for file in variants.values()}) == 1
         seen.append(variants)
         own = {bits: 1.5 if bits == FLOAT else 0.5 for bits in variants}
@@ -173,13 +178,31 @@ def test_a_latency_keeps_what_costs_most_in_float(
     assert (code, "the nearest that can: latency=7.00ms" in said) == (1, True)
 
 
-def test_blocks_have_a_kernel_for_each_width(qpipe, simulated: list[dict[int, Path]]) -> None:
+@pytest.fixture
+def bars(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
+    """What progress bars are for → their total, then what they advance by."""
+    seen: dict[str, list[int]] = {}
+
+    @contextmanager
+    def drawn(description: str, total: int) -> Iterator[SimpleNamespace]:
+        seen[description] = [total]
+        yield SimpleNamespace(advance=seen[description].append)
+
+    monkeypatch.setattr("qonnx_pipe.cli.output.progress", drawn)
+    return seen
+
+
+def test_blocks_have_a_kernel_for_each_width(
+    qpipe, simulated: list[dict[int, Path]], bars: dict[str, list[int]]
+) -> None:
     settings = ["quantize.weights={granularity: {per_group: 16}}", "quantize.budget.embeddings=[2, 4, 8]"]
     options = [word for setting in settings for word in ("--set", setting)]
     code, out, _ = qpipe("plan", "RECIPE", "--budget", "latency=7ms", *options, "--json")
     assert code == 0
     (variants,) = simulated
     assert len(set(variants.values())) == len(variants) == 5
+    total, *steps = bars["timing"]
+    assert total == sum(steps) == 5 + 14  # files, and seven rounds of files and of profiles
     chosen = json.loads(out)["allocation"]["bits"]
     assert len(chosen) == LAYERS * OWNERS + TABLES
     assert {bits for site, bits in chosen.items() if "weight" in site} == {8}  # 1 + 12 · 0.5 = 7 ms

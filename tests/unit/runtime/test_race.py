@@ -58,11 +58,13 @@ class SimulatedWorker:
 A, SAME, MORE = Path("a.onnx"), Path("same.onnx"), Path("more.onnx")
 
 
-def raced(monkeypatch: pytest.MonkeyPatch, models: Sequence[Path], rounds: int = 12) -> tuple[Machine, list[Latency]]:
+def raced(
+    monkeypatch: pytest.MonkeyPatch, models: Sequence[Path], rounds: int = 12, **options: object
+) -> tuple[Machine, list[Latency]]:
     machine = Machine({A: 0.01, SAME: 0.01, MORE: 0.01 * PLANTED})
     monkeypatch.setattr(SimulatedWorker, "machine", machine, raising=False)
     monkeypatch.setattr(race, "Worker", SimulatedWorker)
-    timings = race.race([Racer(model) for model in models], {}, rounds=rounds)
+    timings = race.race([Racer(model) for model in models], {}, rounds=rounds, **options)
     return machine, list(latencies((2, 8), timings))
 
 
@@ -81,8 +83,10 @@ def test_one_after_the_other_would_have_been_wrong(monkeypatch: pytest.MonkeyPat
 
 
 def test_rounds_are_interleaved_and_every_other_one_runs_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine, _ = raced(monkeypatch, (A, MORE), rounds=3)
+    heard: list[int] = []
+    machine, _ = raced(monkeypatch, (A, MORE), rounds=3, progress=heard.append)
     assert machine.order == [A, MORE, MORE, A, A, MORE]
+    assert heard == [1, 1, 1]
 
 
 def test_throughput_and_cold_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,10 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Plant:
     """`plant(seconds, profiles)`: of whole files and of their nodes, by file and round."""
 
     def planted(seconds: dict[str, list[float]], profiles: dict[str, list[Profile]]) -> None:
-        def race(racers: list[timing.Racer], _inputs: object, **_: object) -> tuple[Timing, ...]:
+        def race(
+            racers: list[timing.Racer], _inputs: object, *, rounds: int, progress: Callable[[int], None], **_: object
+        ) -> tuple[Timing, ...]:
+            progress(rounds)
             return tuple(Timing(tuple((one,) * 3 for one in seconds[racer.model.name]), 1, 0.1) for racer in racers)
 
         monkeypatch.setattr(timing, "race", race)
@@ -115,7 +118,9 @@ def test_whole_files_and_kernels_become_times(tmp_path: Path, plant: Plant) -> N
             "c.onnx": [{"m0": ("MatMul", 500.0), "m1": ("MatMul", 500.0)}] * 3,
         },
     )
-    found = timing_stage(model, {FLOAT: floats, 8: codes, 4: codes}, SITES, Timed({}, (1, 16), "cpu", 3))
+    wish, heard = Timed({}, (1, 16), "cpu", 3), list[int]()
+    found = timing_stage(model, {FLOAT: floats, 8: codes, 4: codes}, SITES, wish, heard.append)
+    assert sum(heard) == wish.steps == 6
     assert (found.float_ms, found.rest_ms) == (pytest.approx(20.0), pytest.approx(6.0))  # 10 ms less two medians of 2
     assert found.noise == pytest.approx((2.5 - 1.6) / 2.05)
     for site in SITES:
