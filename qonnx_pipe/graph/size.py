@@ -25,16 +25,33 @@ UNSAID = 4
 QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
 TABLES = frozenset({"Gather", "GatherBlockQuantized"})
-INTEGER_SCALES = {
-    "QLinearMatMul": (1, 2, 4, 5, 6, 7),
-    "QGemm": (1, 2, 4, 5, 7, 8),
-    "MatMulInteger": (2, 3),
-    "MatMulIntegerToFloat": (2, 3, 4, 5),
-    "DynamicQuantizeMatMul": (2, 3),
-    "MatMulNBits": (2, 3),
-    "GatherBlockQuantized": (2, 3),
+SCALES = {
+    "QuantizeLinear": (1,),
+    "DequantizeLinear": (1,),
+    "QLinearMatMul": (1, 4, 6),
+    "QGemm": (1, 4, 7),
+    "MatMulIntegerToFloat": (2, 3),
+    "DynamicQuantizeMatMul": (2,),
+    "MatMulNBits": (2,),
+    "GatherBlockQuantized": (2,),
 }
-"""Inputs of integer operators that hold scales and zero points."""
+"""Inputs of operators that hold scales."""
+
+ZERO_POINTS = {
+    "QuantizeLinear": (2,),
+    "DequantizeLinear": (2,),
+    "QLinearMatMul": (2, 5, 7),
+    "QGemm": (2, 5, 8),
+    "MatMulInteger": (2, 3),
+    "MatMulIntegerToFloat": (4, 5),
+    "DynamicQuantizeMatMul": (3,),
+    "MatMulNBits": (3,),
+    "GatherBlockQuantized": (3,),
+}
+"""Inputs of operators that hold zero points."""
+
+PLAIN_OPERANDS = {"Sub": "zero points", "Mul": "scales", "Div": "scales"}
+"""What plain arithmetic makes codes real with (`lowerings.plain`, `lowerings.gather`): its second operand."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +86,7 @@ def breakdown(path: Path) -> dict[str, Part]:
         tensor = value.const_value
         if tensor is None:
             continue
-        bytes_of[name := _named(value, tensor)] += tensor.nbytes
+        bytes_of[name := _named(value)] += tensor.nbytes
         if name in nominal:
             nominal[name] += _nominal(value)
         if isinstance(tensor, ir.ExternalTensor):
@@ -122,10 +139,8 @@ def _nominal(value: ir.Value) -> float:
     return 0.0 if found is None else found.elements * found.bits / BYTE
 
 
-def _named(value: ir.Value, tensor: ir.TensorProtocol) -> str:
+def _named(value: ir.Value) -> str:
     part = part_of(value)
-    if part == "scales":
-        return "zero points" if tensor.dtype.is_integer() else "scales"
     if part == "other":
         return "unpacking" if any(packed(node.outputs[0]) for node in consumers(value)) else "constants"
     return part
@@ -148,17 +163,18 @@ def low_bit_bytes(path: Path) -> int:
 
 
 def part_of(value: ir.Value) -> str:
-    """The part of the file that an initializer counts to, a field of SizeParts."""
+    """The part of the file that an initializer counts to; "other" for what unpacks codes, and for constants."""
     parts = {_use(usage.node, usage.idx) for usage in unpacked(value).uses()}
-    return next((part for part in ("embeddings", "weights", "scales") if part in parts), "other")
+    return next((part for part in ("embeddings", "weights", "scales", "zero points") if part in parts), "other")
 
 
 def _use(node: ir.Node, index: int) -> str:
     """What an initializer is for the node that reads it at input `index`."""
-    if (node.op_type in QUANTIZERS and index > 0) or index in INTEGER_SCALES.get(node.op_type, ()):
-        return "scales"
-    if node.op_type == "Gather" and index == 0 and _is_of_codes(node):
-        return "scales"
+    for part, places in (("scales", SCALES), ("zero points", ZERO_POINTS)):
+        if index in places.get(node.op_type, ()):
+            return part
+    if node.op_type == "Gather" and index == 0 and (part := _beside_codes(node)):
+        return part
     if node.op_type in TABLES and index == 0:
         return "other" if packed(node.outputs[0]) else "embeddings"
     if {**FLOAT_OPS, **INTEGER_OPS}.get(node.op_type) == index:
@@ -166,22 +182,22 @@ def _use(node: ir.Node, index: int) -> str:
     return _behind(node, index)
 
 
-def _is_of_codes(node: ir.Node) -> bool:
-    """Whether a Gather takes scales or zero points of the rows that another one takes codes of (`lowerings.gather`)."""
+def _beside_codes(node: ir.Node) -> str:
+    """What a Gather takes of the rows that another one takes codes of (`lowerings.gather`); "" where none does."""
     value = node.outputs[0]
     readers = consumers(value)
     if readers and readers[0].op_type == "Cast":
         value = readers[0].outputs[0]
         readers = consumers(value)
-    if not readers or readers[0].op_type not in ("Mul", "Sub") or readers[0].inputs[1] is not value:
-        return False
+    if not readers or readers[0].op_type not in PLAIN_OPERANDS or readers[0].inputs[1] is not value:
+        return ""
     other = readers[0].inputs[0]
     while (maker := other.producer() if other else None) is not None and maker.op_type in ("Cast", "Sub"):
         other = maker.inputs[0]
     if maker is None or maker.op_type != "Gather" or maker.inputs[1] is not node.inputs[1]:
-        return False
+        return ""
     kind = maker.inputs[0].dtype if maker.inputs[0] else None
-    return kind is not None and kind.is_integer()
+    return PLAIN_OPERANDS[readers[0].op_type] if kind is not None and kind.is_integer() else ""
 
 
 def _behind(node: ir.Node, index: int) -> str:
@@ -190,7 +206,7 @@ def _behind(node: ir.Node, index: int) -> str:
         return "other"
     plain = node.op_type in PLAIN_OPS and stored_codes(node.outputs[0]) is not None
     if plain and index > 0:
-        return "scales"
+        return PLAIN_OPERANDS.get(node.op_type, "other")
     if node.op_type == "Cast" and not plain:
         return part_of(node.outputs[0])
     if plain or node.op_type in QUANTIZERS:

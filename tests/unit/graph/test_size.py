@@ -5,11 +5,15 @@ import onnx
 import pytest
 from onnx import helper
 
+from qonnx_pipe.core.granularity import PerGroup
+from qonnx_pipe.core.qtype import QTYPES
+from qonnx_pipe.core.spec import QuantSpec
 from qonnx_pipe.graph import io
 from qonnx_pipe.graph.lowerings.emit import Emitter
 from qonnx_pipe.graph.lowerings.packing import pack_codes
 from qonnx_pipe.graph.size import breakdown, low_bit_bytes, nominal_bytes, size_parts
 from qonnx_pipe.graph.summary import summarise
+from tests.unit.graph.lowerings.tiny import Layers, quantized
 from tests.zoo import graphs
 
 MATRIX, TABLE = graphs.WIDTH * graphs.WIDTH, 64 * graphs.WIDTH
@@ -44,6 +48,23 @@ def test_blocks_that_do_not_tell_their_bits_have_the_four_of_their_operator(tmp_
     assert (parts["weights"].bytes, parts["weights"].nominal_bytes) == (72, 60)
     assert (parts["scales"].bytes, parts["zero points"].bytes) == (36, 6)
     assert summarise(path).bits == {"other": {"4 bits": 120}}
+
+
+def test_a_plain_weight_in_groups_has_zero_points_and_the_shape_of_its_reshape(tmp_path):
+    """32 × 24 codes in groups of 8 inputs: 4 · 24 scales and zero points, float32 both; two numbers of a shape."""
+    layers, spec = Layers("matmul"), QuantSpec(QTYPES["uint8"], PerGroup(0, 8), False)
+    plan = layers.plan(None, spec, "integer")
+    parts = breakdown(path := quantized(layers.save(tmp_path / "m.onnx"), plan, {}))
+    held = {name: part.bytes for name, part in parts.items() if name != "graph"}
+    assert held == {
+        "weights": 768,
+        "embeddings": 0,
+        "scales": 384,
+        "zero points": 384,
+        "unpacking": 0,
+        "constants": 16,
+    }
+    assert sum(part.bytes for part in parts.values()) == path.stat().st_size
 
 
 def test_external_data_count(tmp_path):

@@ -14,7 +14,7 @@ from qonnx_pipe.core.spec import QuantSpec
 from qonnx_pipe.graph import io
 from qonnx_pipe.graph.lowerings import gather
 from qonnx_pipe.graph.quantize import quantize
-from qonnx_pipe.graph.size import size_parts
+from qonnx_pipe.graph.size import breakdown
 from qonnx_pipe.graph.summary import summarise
 from tests.unit.graph.lowerings.tiny import WIDTH, encode, outliers, quantized, run, table
 from tests.zoo import graphs
@@ -87,15 +87,25 @@ def test_the_codes_are_stored_once_and_the_floats_not_at_all(tmp_path, spec):
     )
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_the_size_tells_codes_from_scales_and_zero_points(tmp_path, spec):
+@pytest.mark.parametrize(
+    ("spec", "sizes"),
+    [
+        (SPECS[0], (1280, 4, 1)),  # DequantizeLinear with a zero point
+        (SPECS[1], (1280, 4, 1)),
+        (SPECS[2], (1280, 128, 0)),
+        (SPECS[3], (1280, 128, 32)),
+        (SPECS[4], (1280, 160, 0)),
+        (SPECS[5], (1280, 160, 40)),
+        (SPECS[6], (640, 128, 0)),
+        (SPECS[7], (320, 640, 0)),  # four groups a row
+        (SPECS[8], (640, 640, 80)),  # zero points of four bits are packed too
+    ],
+    ids=str,
+)
+def test_the_size_tells_codes_from_scales_and_zero_points(tmp_path, spec, sizes):
     path = quantized(lookups(tmp_path / "m.onnx"), plan(spec), {})
-    encoding, _ = encode(plan(spec).entries[0], TABLE)
-    parts = size_parts(path)
-    assert parts.embeddings == ROWS * WIDTH * spec.dtype.bits // 8
-    zeros = 0 if spec.symmetric and spec.granularity != PerTensor() else encoding.zero_point.size
-    packed = spec.dtype.bits if zeros > 1 and spec.dtype.bits < 8 and len(encoding.zero_point.shape) > 1 else 8
-    assert parts.scales == 4 * encoding.scale.size + zeros * packed // 8
+    parts = breakdown(path)
+    assert tuple(parts[name].bytes for name in ("embeddings", "scales", "zero points")) == sizes
     assert summarise(path).bits["other"].keys() <= {"int8", "uint8", f"{spec.dtype.bits} bits"}
 
 

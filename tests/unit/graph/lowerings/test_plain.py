@@ -58,7 +58,7 @@ def test_the_bytes_are_those_of_the_codes_and_counted_as_weights(tmp_path) -> No
     path = written(tmp_path, Layers("matmul_add"), encoding, codes, {})
     parts = size_parts(path)
     assert parts.weights == WIDTH * OUT
-    assert parts.scales == 4 * GROUPS * OUT + 2 * 8  # and the shape of the Reshape
+    assert parts.scales == 4 * GROUPS * OUT
     (found,) = linears(path)
     assert (found.weight, found.integer) == ("w0_codes", False)
 
