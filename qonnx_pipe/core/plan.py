@@ -38,6 +38,9 @@ Lowering = Literal[
 ]
 """The form in the graph; "auto" stands only in a plan that calibration has yet to settle."""
 
+BLOCKS: tuple[Lowering, ...] = ("nbits", "blocked")
+"""Forms of weights whose codes stay as they are in a session: their kernels depend on the bits and take real values."""
+
 
 @dataclass(frozen=True)
 class PlanEntry:

@@ -12,7 +12,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from qonnx_pipe.core.encoding import Encoding, FloatArray
 from qonnx_pipe.core.numerics import dequantize
-from qonnx_pipe.core.plan import PlanEntry, QuantPlan
+from qonnx_pipe.core.plan import BLOCKS, PlanEntry, QuantPlan
 from qonnx_pipe.core.site import EMBEDDING_TABLES, Role
 from qonnx_pipe.errors import ModelError
 from qonnx_pipe.graph import io
@@ -147,7 +147,7 @@ class _Work:
         None where the readers of a shared weight have different quantizers, and where the weight's codes were learned.
         """
         first = sources[0]
-        if first is None or entry.lowering in ("nbits", "blocked") or any(source is not first for source in sources):
+        if first is None or entry.lowering in BLOCKS or any(source is not first for source in sources):
             return None
         return None if entry.spec and entry.spec.rounds_by_data else self.quantizers.row_scale(first)
 

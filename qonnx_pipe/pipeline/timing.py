@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from qonnx_pipe.core.files import write_json
-from qonnx_pipe.core.plan import QuantPlan
+from qonnx_pipe.core.plan import BLOCKS, QuantPlan
 from qonnx_pipe.core.sensitivity import Matrix, Sensitivity
 from qonnx_pipe.core.statistics import Provenance
 from qonnx_pipe.core.times import FLOAT
@@ -25,9 +25,6 @@ ROUNDS = 7
 
 NOISY = 0.2
 """Relative width of an interval from which on a user is warned: a budget is missed by half of it easily."""
-
-BLOCKS = ("nbits", "blocked")
-"""Forms of weights whose kernels depend on their bits; all others unpack to bytes when a session opens."""
 
 
 def timing(work: Work) -> Step:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qonnx_pipe.core.granularity import PerChannel, PerEmbedding, PerEmbeddingGroup, PerGroup, PerTensor
-from qonnx_pipe.core.plan import Lowering, PlanEntry
+from qonnx_pipe.core.plan import BLOCKS, Lowering, PlanEntry
 from qonnx_pipe.core.qtype import QTYPES
 from qonnx_pipe.core.site import EMBEDDING_TABLES, Role, Site, Skipped
 from qonnx_pipe.core.spec import QuantSpec
@@ -21,7 +21,7 @@ from qonnx_pipe.recipe.quantize import Quantize
 WIDTH = 8
 """Bits of the integers that TensorRT multiplies."""
 
-REAL: tuple[Lowering, ...] = ("nbits", "blocked", "float")
+REAL: tuple[Lowering, ...] = (*BLOCKS, "float")
 """Forms of weights whose MatMuls take no codes."""
 
 LATER = "auto: resolved after calibration"
