@@ -147,6 +147,7 @@ def test_a_latency_keeps_what_costs_most_in_float(
     code, out, said = qpipe("plan", "RECIPE", "--budget", "latency=0.65x", "--out", folder, "--json")
     assert code == 0
     assert "speed-ups vary by 50%: the machine is busy" in said
+    assert "--from timing` measures again" in said
     (variants,) = simulated
     assert set(variants) == {2, 3, 4, 8, FLOAT}
     assert len(set(variants.values())) == 2  # all but float unpack to the same bytes

@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 import pytest
 
-from qonnx_pipe.core.kernels import Event, Kernel, Kernels
+from qonnx_pipe.core.granularity import PerGroup
+from qonnx_pipe.core.kernels import Event, Kernel, Kernels, executed
+from qonnx_pipe.core.plan import Lowering
+from qonnx_pipe.core.qtype import QTYPES
 from qonnx_pipe.core.site import Role, Site
+from qonnx_pipe.core.spec import QuantSpec
 from qonnx_pipe.core.times import FLOAT
 from qonnx_pipe.errors import ProviderError
+from qonnx_pipe.graph.linears import linears
+from qonnx_pipe.runtime.census import profile
 from qonnx_pipe.runtime.race import Timing
 from qonnx_pipe.stages import timing
 from qonnx_pipe.stages.timing import Timed, duration, timing_stage
+from tests.unit.graph.lowerings.tiny import Layers, per_group, quantized
 from tests.zoo import graphs
 
 
@@ -37,6 +44,25 @@ def test_a_matmul_that_was_not_timed(nodes: tuple[Kernel, ...]) -> None:
     with pytest.raises(ProviderError, match="does not tell how long") as failure:
         duration(Kernels(nodes), SITE, "openvino")
     assert failure.value.where == SITE.id
+
+
+@pytest.mark.parametrize(("form", "kernels"), [("nbits", 1), ("blocked", 1), ("split", 2)])
+def test_the_kernels_of_every_form_are_found(tmp_path: Path, form: str, kernels: int) -> None:
+    """The layer is the file's only one: all that multiplies in the profile is its own."""
+    layers = Layers("matmul_add")
+    x = layers.x()
+    if form == "split":
+        plan, coded = layers.plan(lowering="integer"), {"x": per_group(x, (16, 16))}
+    else:
+        spec = QuantSpec(QTYPES["int4"], PerGroup(0, 16), True, accuracy_level=4)
+        plan, coded = layers.plan(None, spec, cast(Lowering, form)), {}
+    path = quantized(layers.save(tmp_path / "m.onnx"), plan, coded)
+    seen = profile(path, {"x": x}, tmp_path, runs=3)
+    assert seen.optimized is not None
+    took = [event.mean_us for event in seen.events if "MatMul" in event.op_type]
+    assert len(took) == kernels
+    found = executed(linears(path), linears(seen.optimized), seen.events)
+    assert duration(found, plan.entries[1].site, "cpu") == pytest.approx(sum(took) / 1e3)
 
 
 Profile = dict[str, tuple[str, float]]
