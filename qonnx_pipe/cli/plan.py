@@ -73,12 +73,13 @@ def command(
     from qonnx_pipe.pipeline.dropping import within_drop
     from qonnx_pipe.recipe import load
 
-    asked = _asked(budgets, max_drop)
-    if strategy and not asked and load(recipe, overrides).quantize.budget is None:
+    asked = _asked(budgets)
+    if strategy and not asked and max_drop is None and load(recipe, overrides).quantize.budget is None:
         what = f"--strategy {strategy} shares out a budget, and there is none"
         raise UsageError(what, where=str(recipe), fix="--budget bits=2.5, or quantize.budget in the recipe")
     asked += [f"quantize.budget.strategy={strategy}"] if strategy else []
-    loaded = load(recipe, (*overrides, *asked))
+    changes = (*overrides, *asked)
+    loaded = load(recipe, changes) if max_drop is None else _unlimited(recipe, changes)
     with tempfile.TemporaryDirectory() as scratch, Follower(quiet=loaded.quantize.budget is None) as follower:
         folder = out or Path(scratch)
         trials: tuple[Trial, ...] = ()
@@ -107,7 +108,23 @@ def _shared(recipe: Recipe, folder: Path) -> Shared | None:
     return share_out(found, budget, signed=not dtype.startswith("uint"), times=times)
 
 
-def _asked(budgets: tuple[str, ...], max_drop: float | None) -> list[str]:
+def _unlimited(recipe: Path, changes: tuple[str, ...]) -> Recipe:
+    """The recipe under `changes` with a budget that limits neither bits nor size: --max-drop finds these.
+
+    A budget cannot be without a limit, so that each of the two is read beside one of the other.
+    """
+    from qonnx_pipe.recipe import load
+
+    beside = {"bits": "size=1GB", "size": "bits=8"}
+    loaded = {name: load(recipe, (*changes, f"quantize.budget.{other}")) for name, other in beside.items()}
+    if own := [name for name, one in loaded.items() if getattr(one.quantize.budget, name) is not None]:
+        what = f"--max-drop finds the size itself, without a limit of {' and '.join(own)}"
+        null = " ".join(f"--set quantize.budget.{name}=null" for name in own)
+        raise UsageError(what, fix=f"leave it out ({null} where the recipe has it); latency=0.5x may stand beside it")
+    return loaded["size"]
+
+
+def _asked(budgets: tuple[str, ...]) -> list[str]:
     """The limits as changes of the recipe."""
     found = dict[str, str]()
     for text in budgets:
@@ -118,9 +135,4 @@ def _asked(budgets: tuple[str, ...], max_drop: float | None) -> list[str]:
         if name in found:
             raise UsageError(f"--budget {text}: {name} has a limit already, {found[name]}", fix="give one of them")
         found[name] = amount
-    if max_drop is not None and (own := {"bits", "size"} & found.keys()):
-        what = f"--max-drop finds the size itself, without a limit of {' and '.join(sorted(own))}"
-        raise UsageError(what, fix="leave one of them out; latency=0.5x may stand beside it")
-    if max_drop is not None and not budgets:
-        found["bits"] = "8"
     return [f"quantize.budget.{name}={amount}" for name, amount in found.items()]

@@ -41,9 +41,9 @@ def within_drop(
 ) -> tuple[Recipe, tuple[Trial, ...]]:
     """The recipe with the budget of the smallest file that loses at most `allowed` (a fraction), and all files tried.
 
-    It looks along the front of the recipe's budget and supposes that larger files lose less. Files are judged on the
-    evaluation data. Raises GateFailed where even the largest loses more, DataError for data without labels, and what
-    the stages raise.
+    It looks along the front of the recipe's budget, whose limits of bits and size do not count, and supposes that
+    larger files lose less. Files are judged on the evaluation data. Raises GateFailed where even the largest loses
+    more, DataError for data without labels, and what the stages raise.
     """
     from qonnx_pipe.stages.allocate import allocate, measured, pareto
 
@@ -55,7 +55,7 @@ def within_drop(
         found, times = measured(folder, budget)
         points = pareto(found, budget, times)
         if not points:
-            allocate(found, budget, times)  # it tells what is missed
+            allocate(found, budget.model_copy(update={"bits": None, "size": None}), times)  # it tells what is missed
         recipes = [_limited(recipe, math.ceil(point.amounts["size"])) for point in points]
         judge = _Judge(recipe, folder, listen, store)
         tried: dict[int, Trial] = {}
