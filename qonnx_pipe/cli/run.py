@@ -11,9 +11,11 @@ import click
 from qonnx_pipe.cli import output
 from qonnx_pipe.cli.following import Follower
 from qonnx_pipe.cli.verdict_files import conclude, verdict_options
+from qonnx_pipe.core.stages import STAGES
 
 if TYPE_CHECKING:
-    from qonnx_pipe.pipeline import RunResult, Stage
+    from qonnx_pipe.core.stages import Stage
+    from qonnx_pipe.pipeline import RunResult
 
 SHOWN: tuple[tuple[str, Stage, str], ...] = (
     ("float", "export", "model.onnx"),
@@ -23,7 +25,7 @@ SHOWN: tuple[tuple[str, Stage, str], ...] = (
 )
 """What people look for in a run directory: its word, its stage, its file."""
 
-STAGE = click.Choice(["export", "plan", "calibrate", "tune", "qat", "round", "quantize", "validate", "report"])
+STAGE = click.Choice(STAGES)
 
 
 @click.command(

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from qonnx_pipe.core.artifact import Artifact, Manifest
 from qonnx_pipe.core.files import make_folder, write_json
+from qonnx_pipe.core.stages import STAGES, Stage
 from qonnx_pipe.core.verdict import Verdict
 from qonnx_pipe.core.verdict_file import read_verdict
-from qonnx_pipe.pipeline.progress import STAGES, Listener, Progress, Stage
+from qonnx_pipe.pipeline.progress import Listener, Progress
 from qonnx_pipe.pipeline.step import VERDICT, Step
 from qonnx_pipe.pipeline.steps import STEPS
 from qonnx_pipe.pipeline.training import train

@@ -1,29 +1,12 @@
-"""Stages in their order, and what a running pipeline tells about them."""
+"""Progress: what a running pipeline tells about its stages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-Stage = Literal[
-    "train",
-    "export",
-    "sensitivity",
-    "timing",
-    "plan",
-    "calibrate",
-    "tune",
-    "qat",
-    "round",
-    "quantize",
-    "validate",
-    "report",
-]
-STAGES: tuple[Stage, ...] = get_args(Stage)[1:]
-"""The stages of a run, in order; `train` comes before them where the model is one that a recipe trains, and
-`sensitivity`, `timing`, `tune`, `qat` and `round` are left out where the recipe has no budget, none of time, asks for
-no search, trains nothing quantized and learns no rounding (`stages_of`)."""
+from qonnx_pipe.core.stages import Stage
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from qonnx_pipe.pipeline.progress import Stage
+from qonnx_pipe.core.stages import Stage
 from qonnx_pipe.pipeline.work import libraries
 from qonnx_pipe.store import key_of
 

@@ -14,11 +14,12 @@ from qonnx_pipe import __version__
 from qonnx_pipe.core.artifact import ANALYSIS, SENSITIVITY, sha256_file
 from qonnx_pipe.core.files import write_json
 from qonnx_pipe.core.plan import QuantPlan
+from qonnx_pipe.core.stages import Stage
 from qonnx_pipe.core.statistics import CalibrationTable, Provenance, Requests
 from qonnx_pipe.observers.encode import requests
 from qonnx_pipe.pipeline.judging import validate
 from qonnx_pipe.pipeline.measuring import hardware, versions
-from qonnx_pipe.pipeline.progress import Progress, Stage
+from qonnx_pipe.pipeline.progress import Progress
 from qonnx_pipe.pipeline.rounders import rounders, settings_of
 from qonnx_pipe.pipeline.sensing import sensitivity
 from qonnx_pipe.pipeline.step import ENCODINGS, Step

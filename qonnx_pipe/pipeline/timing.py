@@ -55,7 +55,9 @@ def timing(work: Work) -> Step:
         times = timing_stage(work.float_model, files, sites, wish, partial(_tell, work))
         if times.noise > NOISY:
             what = f"speed-ups vary by {times.noise:.0%}: the machine is busy, and this run keeps what it saw"
-            work.listen(Progress("timing", "warning", f"{what}; `qpipe run --from timing` measures again"))
+            same = f"--set quantize.budget.latency={budget.latency}"
+            again = f"`qpipe run RECIPE {same} --from timing --until plan`, with the other options as now"
+            work.listen(Progress("timing", "warning", f"{what}; {again}, measures again"))
         write_json(folder / "times.json", times.to_json())
 
     decided = settings.model_dump(mode="json", exclude={"budget", "adaround", "gptq", "qat", "tune"})

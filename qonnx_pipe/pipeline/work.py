@@ -14,12 +14,13 @@ from qonnx_pipe.core.baseline import check_comparable
 from qonnx_pipe.core.examples import Batch, Examples
 from qonnx_pipe.core.plan import QuantPlan
 from qonnx_pipe.core.sensitivity import Sensitivity
+from qonnx_pipe.core.stages import Stage
 from qonnx_pipe.core.times import Times
 from qonnx_pipe.core.verdict import Verdict
 from qonnx_pipe.core.verdict_file import read_verdict
 from qonnx_pipe.data.texts import Texts
 from qonnx_pipe.errors import Problem, ProviderError, RecipeError
-from qonnx_pipe.pipeline.progress import Listener, Progress, Stage
+from qonnx_pipe.pipeline.progress import Listener, Progress
 from qonnx_pipe.pipeline.training import LIBRARIES, load_examples, source_of
 from qonnx_pipe.recipe import Recipe
 from qonnx_pipe.recipe.data import Calibration

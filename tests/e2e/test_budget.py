@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -207,6 +209,21 @@ def test_blocks_have_a_kernel_for_each_width(
     chosen = json.loads(out)["allocation"]["bits"]
     assert len(chosen) == LAYERS * OWNERS + TABLES
     assert {bits for site, bits in chosen.items() if "weight" in site} == {8}  # 1 + 12 · 0.5 = 7 ms
+
+
+def test_a_busy_machine_is_told_with_what_measures_again(
+    qpipe, simulated: list[dict[int, Path]], tmp_path: Path
+) -> None:
+    """The command in the warning makes the very times anew that the next plan takes."""
+    ask = ("--set", "quantize.budget.choices=[8, float]", "--budget", "latency=0.9x")
+    _, _, said = qpipe("plan", "RECIPE", *ask)
+    (again,) = re.findall(r"`qpipe (run [^`]+)`", said)
+    known = len(simulated)
+    code, _, said = qpipe(*shlex.split(again), *ask[:2], "--out", str(tmp_path))
+    assert (code, len(simulated)) == (0, known + 1)
+    assert "busy" in said
+    _, _, said = qpipe("plan", "RECIPE", *ask)
+    assert (len(simulated), "timing      unchanged" in said) == (known + 1, True)
 
 
 @pytest.mark.slow
