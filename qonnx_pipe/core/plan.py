@@ -46,7 +46,8 @@ BLOCKS: tuple[Lowering, ...] = ("nbits", "blocked")
 class PlanEntry:
     """One site and its fate: `spec` None means that it stays float, on purpose, for `reason`.
 
-    `rule` names what chose the spec: "activations", "weights" (the recipe's defaults) or "rules[2]".
+    `rule` names what decided (`recipe.rules.Choice`): "activations", "weights", "embeddings" (the recipe's defaults),
+    "budget" or "rules[2]".
     """
 
     site: Site

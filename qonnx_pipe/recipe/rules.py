@@ -21,6 +21,8 @@ from qonnx_pipe.recipe.settings import Activations, Weights
 
 Kind = Literal["weights", "activations", "float"]
 
+BUDGET: Key = ("quantize", "budget")
+
 UNSIGNED = frozenset(name for name, qtype in QTYPES.items() if not qtype.signed)
 
 
@@ -28,8 +30,9 @@ UNSIGNED = frozenset(name for name, qtype in QTYPES.items() if not qtype.signed)
 class Choice:
     """What the recipe wants of one site: `spec` None leaves it float.
 
-    `rule` is what had the last word: "weights", "activations", "embeddings" (the defaults) or "rules[2]".
-    `note` says where the recipe's default was adapted to the site.
+    `rule` is what decided: "weights", "activations", "embeddings" (the defaults), "budget" or "rules[2]". That is what
+    gave the dtype where the site stays float or a budget gives it, and else what had the last word. `note` says where
+    the recipe's default was adapted to the site.
     """
 
     site: Site
@@ -57,6 +60,7 @@ def resolve(recipe: Recipe, sites: SiteMap, widths: Widths | None = None) -> tup
     for site in sites.sites:
         parts = _parts(recipe.quantize, site, sites.layers, (widths or {}).get(site.id))
         setting, says = _merged(parts)
+        key = says["dtype"] if setting.dtype == "float" or says["dtype"] == BUDGET else parts[-1][0]
         try:
             spec, note = fit(setting, site, by_rule="rules" in says["granularity"])
         except Misfit as misfit:
@@ -64,8 +68,7 @@ def resolve(recipe: Recipe, sites: SiteMap, widths: Widths | None = None) -> tup
             if recipe.quantize.quantizes_all or site.is_weight or site.feeds:
                 misfits.setdefault(key, _problem(recipe, (*key, misfit.field), f"{site.id}: {misfit.what}", misfit.fix))
             spec, note = None, misfit.what
-        last_word = parts[-1][0]
-        choices.append(Choice(site, spec, dotted(last_word[1:3]), note))
+        choices.append(Choice(site, spec, dotted(key[1:3]), note))
     if misfits:
         raise RecipeError(tuple(misfits.values()))
     return tuple(choices)
@@ -102,7 +105,7 @@ def _parts(quantize: Quantize, site: Site, layer_count: int, width: int | None =
     ]
     if width is not None:
         kind_of = "uint" if getattr(quantize, default).dtype in UNSIGNED else "int"
-        parts.append((("quantize", "budget"), Weights(dtype="float" if width == FLOAT else f"{kind_of}{width}")))
+        parts.append((BUDGET, Weights(dtype="float" if width == FLOAT else f"{kind_of}{width}")))
     for index, rule in enumerate(quantize.rules):
         if rule.stays_float and _applies(rule, "float", site, layer_count):
             parts.append((("quantize", "rules", index), type(first)(dtype="float")))

@@ -8,6 +8,7 @@ from qonnx_pipe.core.granularity import PerChannel, PerEmbedding, PerEmbeddingGr
 from qonnx_pipe.core.qtype import QTYPES
 from qonnx_pipe.core.site import Role, Site, SiteMap
 from qonnx_pipe.core.spec import QuantSpec
+from qonnx_pipe.core.times import FLOAT
 from qonnx_pipe.errors import Problem, RecipeError
 from qonnx_pipe.recipe import Choice, load, resolve
 from tests.unit.recipe.texts import PLAIN, written
@@ -43,8 +44,8 @@ INT8_CHANNEL = QuantSpec(QTYPES["int8"], PerChannel(1), symmetric=True)
 UINT8_TENSOR = QuantSpec(QTYPES["uint8"], PerTensor(), symmetric=False)
 
 
-def choices(folder: Path, quantize: str) -> dict[str, Choice]:
-    return {choice.site.id: choice for choice in resolve(load(written(folder, PLAIN + quantize)), MODEL)}
+def choices(folder: Path, quantize: str, widths: dict[str, int] | None = None) -> dict[str, Choice]:
+    return {choice.site.id: choice for choice in resolve(load(written(folder, PLAIN + quantize)), MODEL, widths)}
 
 
 def mistake(folder: Path, quantize: str) -> Problem:
@@ -175,7 +176,27 @@ quantize:
     assert found["layer.1/ffn.input"].rule == "activations"
     assert found["layer.0/weight[ffn.activation]"].spec == INT8_CHANNEL
     assert found["layer.0/residual.sum"].spec is None
-    assert found["layer.0/residual.sum"].rule == "rules[2]"
+    assert found["layer.0/residual.sum"].rule == "rules[0]", "the last rule says nothing of the dtype"
+    assert (found["layer.1/residual.sum"].spec, found["layer.1/residual.sum"].rule) == (None, "activations")
+
+
+def test_a_budget_decides_bits_whatever_rules_say_of_the_rest(tmp_path: Path) -> None:
+    first, second, third = (f"layer.{n}/weight[ffn.activation]" for n in range(3))
+    found = choices(
+        tmp_path,
+        """\
+quantize:
+  budget: {bits: 4, choices: [2, float]}
+  rules:
+    - {match: {role: weight, layer: [0, 1]}, weights: {granularity: {per_group: 4}}}
+    - {match: {role: weight, layer: 2}, weights: {dtype: int8}}
+""",
+        {first: 2, second: FLOAT, third: 2},
+    )
+    assert (found[first].spec, found[first].rule) == (QuantSpec(QTYPES["int2"], PerGroup(0, 4), True), "budget")
+    assert (found[second].spec, found[second].rule) == (None, "budget")
+    assert (found[third].spec, found[third].rule) == (INT8_CHANNEL, "rules[1]")
+    assert found["layer.0/weight[attention.query]"].rule == "rules[0]"
 
 
 @pytest.mark.parametrize(
