@@ -48,12 +48,15 @@ def plan_stage(recipe: Recipe, model: Path, widths: Mapping[str, int] | None = N
             entry, notes = planned(loaded, choice, recipe.quantize)
         entries.append(entry)
         skipped += notes
+    if not recipe.quantize.quantizes_all:
+        entries, notes = read_as_they_are(entries)
+        skipped += notes
     if recipe.quantize.equalise:
         skipped += unequal(loaded, [entry.site for entry in entries if entry.spec is None or not entry.spec.folds])
     return QuantPlan(
         recipe.quantize.target,
         recipe.quantize.placement,
-        tuple(entries if recipe.quantize.quantizes_all else read_as_they_are(entries)),
+        tuple(entries),
         tuple(skipped),
         bias_correction=recipe.quantize.bias_correction,
         equalise=recipe.quantize.equalise,

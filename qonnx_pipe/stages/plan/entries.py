@@ -127,21 +127,26 @@ def _unpacked(entry: PlanEntry, settings: Quantize) -> tuple[Skipped, ...]:
     return (Skipped(entry.site.id, f"unpacked when a session opens: {what}; {fix}"),)
 
 
-def read_as_they_are(entries: list[PlanEntry]) -> list[PlanEntry]:
+def read_as_they_are(entries: list[PlanEntry]) -> tuple[list[PlanEntry], tuple[Skipped, ...]]:
     """The entries, with activations float that only weights in float or in blocks read: they take real values.
 
-    Where the recipe's default leaves all weights float, it asks for the activations alone, and they stay as they are.
+    Those that a rule asked for are told as skipped. Where the recipe's default leaves all weights float, it asks for
+    the activations alone, and they stay as they are.
     """
     weights = [entry for entry in entries if entry.site.role is Role.WEIGHT]
     taking = (one for one in weights if one.lowering in REAL and (one.lowering != "float" or one.rule != "weights"))
     real = {name for one in taking for name in one.site.feeds}
     reason = "only weights in float or in blocks read it, and they take real values"
-    return [
-        replace(entry, spec=None, lowering="float", reason=reason)
+    dropped = {
+        entry.site.id: entry
+        for entry in entries
         if not entry.site.is_weight and entry.spec and entry.site.feeds and real.issuperset(entry.site.feeds)
-        else entry
+    }
+    kept = [
+        replace(entry, spec=None, lowering="float", reason=reason) if entry.site.id in dropped else entry
         for entry in entries
     ]
+    return kept, tuple(Skipped(site, reason) for site, entry in dropped.items() if entry.rule.startswith("rules["))
 
 
 def _tied(model: io.Model, site: Site) -> Skipped | None:

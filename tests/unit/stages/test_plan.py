@@ -162,6 +162,24 @@ def test_blocks_of_inputs_have_kernels_of_their_own(planned, settings, change, l
     assert found["layer.1/ffn.input"].spec is not None
 
 
+def test_an_activation_that_a_rule_asks_for_and_only_float_weights_read_is_told(planned) -> None:
+    """What the defaults quantize is left float without a word; a rule of its own is a wish."""
+    floats = rule("{role: [ffn.activation, ffn.output]}", "weights: {dtype: float}")
+    plan = planned(floats + "    - {match: {role: ffn.input, layer: 1}, activations: {range: mse}}\n")
+    by_site = entries(plan)
+    assert [by_site[f"layer.{n}/{role}"].spec for n in (0, 1) for role in ("ffn.input", "ffn.activation")] == [None] * 4
+    assert set(reasons(plan)) == {"layer.1/ffn.input"}
+    assert "only weights in float" in reasons(plan)["layer.1/ffn.input"]
+
+
+def test_a_rule_about_groups_does_not_make_a_default_of_float_weights_its_own(planned) -> None:
+    """Where all weights are float by default, the activations were asked for alone."""
+    groups = rule("{role: ffn.activation}", "weights: {granularity: {per_group: 8}}", "  weights: {dtype: float}\n")
+    plan = planned(groups)
+    assert entries(plan)["layer.0/weight[ffn.activation]"].rule == "weights"
+    assert entries(plan)["layer.0/ffn.input"].spec is not None
+
+
 @pytest.mark.parametrize("target", ["cpu", "qnn"])
 def test_a_decoder_is_refused_as_one(planned, target: str) -> None:
     """GPT-2's mask holds −∞, and its checkpoint is sound all the same."""
