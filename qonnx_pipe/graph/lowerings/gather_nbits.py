@@ -18,26 +18,33 @@ GATHERED = (2, 4)
 """Bits that the operator gathers and that lie packed; with 8 there is nothing to save. 2 needs onnxruntime 1.27."""
 
 
-def stays_packed(spec: QuantSpec, width: int) -> bool:
-    """Whether rows of `width` codes can be gathered packed.
+def packing_obstacle(spec: QuantSpec, width: int) -> str:
+    """Why rows of `width` codes cannot be gathered packed; "" when they can.
 
     Rows are whole bytes, with a scale a row or a block of it. For zero points of 4 bits the number of blocks is even:
     onnxruntime before 1.27 would take others from the wrong place. (INT4 has no such trouble, and takes 35 times as
     long.)
     """
+    bits = spec.dtype.bits
+    if bits not in GATHERED:
+        return f"GatherBlockQuantized gathers codes of {' or '.join(map(str, GATHERED))} bits, not {bits}"
     match spec.granularity:
         case PerChannel(0):
             blocks = 1
         case PerGroup(1, size) if is_block(size):
             blocks = -(-width // size)
-        case _:
-            return False
-    bits = spec.dtype.bits
-    return bits in GATHERED and width * bits % 8 == 0 and (spec.symmetric or blocks * bits % 8 == 0 or bits == 2)
+        case other:
+            takes = f"per_row or {{per_group: N}}, N a power of two from {LEAST_BLOCK}"
+            return f"GatherBlockQuantized takes {takes}, not {other}"
+    if width * bits % 8:
+        return f"rows of {width} codes of {bits} bits are no whole bytes"
+    if spec.symmetric or bits == 2 or blocks % 2 == 0:
+        return ""
+    return f"without symmetric: true, {bits} bits want an even number of blocks a row, not {blocks}"
 
 
 def gather_packed(emit: Emitter, nodes: Sequence[ir.Node], codes: npt.NDArray[np.generic], encoding: Encoding) -> None:
-    """Rewrite the Gathers of rows of one float table [rows, d] that `stays_packed`.
+    """Rewrite the Gathers of rows of one float table [rows, d] without a `packing_obstacle`.
 
     Codes are stored without sign, [rows, d · bits / 8], the first in the lowest bits; a zero point in the middle is
     left out. A scale a row is that of one block as long as the row, or longer: sizes are powers of two.

@@ -11,7 +11,7 @@ from qonnx_pipe.core.site import EMBEDDING_TABLES, Role, Site, Skipped
 from qonnx_pipe.core.spec import QuantSpec
 from qonnx_pipe.graph import fold, io, permute
 from qonnx_pipe.graph.lowerings.blocks import BLOCKED, NBITS, is_block
-from qonnx_pipe.graph.lowerings.gather_nbits import stays_packed
+from qonnx_pipe.graph.lowerings.gather_nbits import packing_obstacle
 from qonnx_pipe.graph.sampled import matrix
 from qonnx_pipe.graph.sites import has_other_readers
 from qonnx_pipe.observers.expand import budget
@@ -20,6 +20,9 @@ from qonnx_pipe.recipe.quantize import Quantize
 
 WIDTH = 8
 """Bits of the integers that TensorRT multiplies."""
+
+BYTE = 8
+"""Bits of codes that have nothing to unpack."""
 
 REAL: tuple[Lowering, ...] = (*BLOCKS, "float")
 """Forms of weights whose MatMuls take no codes."""
@@ -88,7 +91,7 @@ def _weight_obstacle(site: Site, spec: QuantSpec) -> str:
 def _weight_form(site: Site, spec: QuantSpec, settings: Quantize) -> Lowering:
     """How a weight or table is written; blocks and packed rows have operators of their own where kernels take them."""
     if site.role in EMBEDDING_TABLES:
-        packed = settings.gather_form == "nbits" and stays_packed(spec, site.width)
+        packed = settings.gather_form == "nbits" and not packing_obstacle(spec, site.width)
         return "gather_nbits" if packed else "gather_dq"
     form, bits = settings.matmul_form, spec.dtype.bits
     if isinstance(spec.granularity, PerGroup) and is_block(spec.granularity.size):
@@ -109,7 +112,7 @@ def _weight_note(site: Site, spec: QuantSpec, form: Lowering) -> str:
     if form == "blocked":
         return "DequantizeLinear in blocks: the CPU provider makes MatMulNBits of it, whose activation is in 8 bits"
     notes: list[str] = []
-    if spec.dtype.bits < 8:
+    if spec.dtype.bits < BYTE:
         notes.append(f"packed: {spec.dtype.bits} bits in the file, a byte when a session has opened it")
     if isinstance(spec.granularity, PerGroup) and site.role not in EMBEDDING_TABLES:
         notes.append("these groups of inputs have no integer kernel: the MatMul runs in float")
@@ -119,12 +122,9 @@ def _weight_note(site: Site, spec: QuantSpec, form: Lowering) -> str:
 def _unpacked(entry: PlanEntry, settings: Quantize) -> tuple[Skipped, ...]:
     """Skipped for a table that was asked to stay packed in memory and cannot."""
     spec = entry.spec
-    if spec is None or settings.gather != "nbits" or entry.lowering != "gather_dq" or spec.dtype.bits == WIDTH:
+    if spec is None or settings.gather != "nbits" or entry.lowering != "gather_dq" or spec.dtype.bits == BYTE:
         return ()
-    kind = f"{spec.dtype.name} {spec.granularity}{'' if spec.symmetric else ' asymmetric'}"
-    what = f"GatherBlockQuantized does not take {kind} in rows of {entry.site.width}"
-    fix = "give it 2 or 4 bits, symmetric, per_row or {per_group: N}, N a power of two from 16"
-    return (Skipped(entry.site.id, f"unpacked when a session opens: {what}; {fix}"),)
+    return (Skipped(entry.site.id, f"unpacked when a session opens: {packing_obstacle(spec, entry.site.width)}"),)
 
 
 def read_as_they_are(entries: list[PlanEntry]) -> tuple[list[PlanEntry], tuple[Skipped, ...]]:

@@ -7,7 +7,7 @@ import pytest
 from qonnx_pipe.core.granularity import PerChannel, PerGroup, PerTensor
 from qonnx_pipe.core.qtype import QTYPES
 from qonnx_pipe.core.spec import QuantSpec
-from qonnx_pipe.graph.lowerings.gather_nbits import stays_packed
+from qonnx_pipe.graph.lowerings.gather_nbits import packing_obstacle
 from qonnx_pipe.graph.size import low_bit_bytes, size_parts
 from qonnx_pipe.graph.summary import summarise
 from qonnx_pipe.runtime.census import profile
@@ -63,25 +63,27 @@ def test_a_row_that_is_no_power_of_two_is_one_block(tmp_path, monkeypatch) -> No
 
 
 @pytest.mark.parametrize(
-    ("spec", "width", "stays"),
+    ("spec", "width", "why"),
     [
-        (("int4", PerChannel(0), True), 384, True),
-        (("uint2", PerGroup(1, 16), True), 384, True),
-        (("int2", PerChannel(0), True), 6, False),
-        (("int4", PerChannel(0), True), 33, False),
-        (("int3", PerChannel(0), True), 384, False),
-        (("int8", PerChannel(0), True), 384, False),
-        (("int4", PerChannel(1), True), 384, False),
-        (("int4", PerTensor(), True), 384, False),
-        (("int4", PerGroup(1, 48), True), 384, False),
-        (("int4", PerGroup(1, 8), True), 384, False),
-        (("int4", PerGroup(0, 16), True), 384, False),
-        (("int2", PerChannel(0), False), 384, True),
-        (("uint4", PerChannel(0), False), 384, False),
-        (("uint4", PerGroup(1, 128), False), 384, False),
-        (("uint4", PerGroup(1, 64), False), 384, True),
+        (("int4", PerChannel(0), True), 384, ""),
+        (("uint2", PerGroup(1, 16), True), 384, ""),
+        (("int2", PerChannel(0), True), 6, "6 codes of 2 bits are no whole bytes"),
+        (("int4", PerChannel(0), True), 33, "33 codes of 4 bits are no whole bytes"),
+        (("int3", PerChannel(0), True), 384, "2 or 4 bits, not 3"),
+        (("int8", PerChannel(0), True), 384, "2 or 4 bits, not 8"),
+        (("int4", PerChannel(1), True), 384, "not per_channel"),
+        (("int4", PerTensor(), True), 384, "not per_tensor"),
+        (("int4", PerGroup(1, 48), True), 384, "power of two from 16, not per_group(48)"),
+        (("int4", PerGroup(1, 8), True), 384, "not per_group(8)"),
+        (("int4", PerGroup(0, 16), True), 384, "not per_group(16)"),
+        (("int2", PerChannel(0), False), 384, ""),
+        (("uint4", PerChannel(0), False), 384, "even number of blocks a row, not 1"),
+        (("uint4", PerGroup(1, 128), False), 384, "even number of blocks a row, not 3"),
+        (("uint4", PerGroup(1, 64), False), 384, ""),
     ],
 )
-def test_what_stays_packed(spec, width, stays) -> None:
+def test_what_stays_packed(spec, width, why) -> None:
     dtype, granularity, symmetric = spec
-    assert stays_packed(QuantSpec(QTYPES[dtype], granularity, symmetric), width) is stays
+    reason = packing_obstacle(QuantSpec(QTYPES[dtype], granularity, symmetric), width)
+    assert why in reason
+    assert bool(reason) is bool(why)
