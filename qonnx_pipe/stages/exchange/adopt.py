@@ -133,7 +133,7 @@ def _encoding(file: Path, site: Site, spec: QuantSpec, grid: Grid, model: io.Mod
         raise disagree(f"{told} {layout}, which the form lacks", fix)
     count = matrix(model, site).shape[layout.axis] if isinstance(layout, PerChannel) else 1
     if scales != count:
-        raise disagree(f"{told} {f'{count} ({layout})' if count > 1 else layout}", fix)
+        raise disagree(f"{told} {f'{count} ({spec.granularity})' if count > 1 else layout}", fix)
     if isinstance(spec.granularity, PerOutputGroup) and not _is_grouped(grid, spec.granularity):
         raise disagree(f"scales that differ in a group, the recipe wants {spec.granularity}", fix)
     encoding = grid.encoding(spec.dtype, layout)

@@ -253,6 +253,15 @@ def test_a_recipe_that_wants_something_else_is_a_clear_error(
     assert "fix: " in errors
 
 
+def test_a_scale_too_few_is_told_with_the_granularity_of_the_recipe(
+    document: dict[str, Any], quantize: Command
+) -> None:
+    for part in parts(document):
+        part.pop()
+    _, _, errors = quantize(document, *FULL, "quantize.weights.granularity={per_output_group: 2}")
+    assert "31 scales, the recipe wants 32 (per_output_group(2 in " in errors
+
+
 def test_groups_of_outputs_come_back(run: Run, command: Command, quantize: Command, tmp_path: Path) -> None:
     settings = ("quantize.weights.granularity={per_output_group: 2}", "quantize.weights.dtype=int4")
     made = run(*settings)
