@@ -17,6 +17,10 @@ Codes = npt.NDArray[np.generic]
 
 FACTS = "facts"
 
+STEP = 1 + 1e-3
+"""Steps that a code is away from its weight at most: one, and room for float32, whose division is wrong by 1e-5 at
+codes of ±128."""
+
 LEAST_LIKENESS = 0.15
 """Cosine that codes and their weight have at least. Codes of another weight have about 0; two bits under one range a
 column, the worst there is, have 0.6."""
@@ -64,7 +68,7 @@ def is_rounding_of(codes: Codes, weight: FloatArray, encoding: Encoding) -> bool
         return False
     scale, zero_point = broadcast(encoding, weight.shape)
     real = np.clip(weight / scale + zero_point, encoding.dtype.qmin, encoding.dtype.qmax)
-    return bool(np.all(np.abs(codes.astype(np.int32) - real) < 1 + 1e-3))
+    return bool(np.all(np.abs(codes.astype(np.int32) - real) < STEP))
 
 
 def belong(codes: Codes, weight: FloatArray, encoding: Encoding) -> bool:
