@@ -270,6 +270,17 @@ def test_weights_are_really_timed(qpipe, tmp_path: Path) -> None:
             "rules",
         ),
         (["--budget", "bits=3", "--set", "quantize.target=qnn"], 2, "it would be int8"),
+        (
+            ["--set", "quantize={target: tensorrt, budget: {bits: 8, choices: [2, 8, float]}}"],
+            2,
+            "cannot have 2 bits (layer.0/weight[attention.query]: TensorRT multiplies 8 bits, not int2: kept float)"
+            "\n  fix: choices: [8, float]",
+        ),
+        (
+            ["--set", "quantize={target: tensorrt, budget: {bits: 8, choices: [2, float], embeddings: [2]}}"],
+            2,
+            "\n  fix: leave some weights' dtype to the budget",
+        ),
         (["--set", "quantize.budget={bits: 3, choices: [5]}"], 2, "one of 2, 3, 4, 6, 8, float"),
         (["--budget", "bits=3", "--set", "model.task=feature-extraction", *TAYLOR], 2, "no class scores"),
     ],

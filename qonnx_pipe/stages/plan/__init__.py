@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from qonnx_pipe.core.plan import PlanEntry, QuantPlan
-from qonnx_pipe.core.site import Role, Site, SiteMap
+from qonnx_pipe.core.site import EMBEDDING_TABLES, Role, Site, SiteMap
 from qonnx_pipe.core.spec import QuantSpec
 from qonnx_pipe.errors import ModelError, Problem, RecipeError, UsageError
 from qonnx_pipe.graph import io
@@ -73,10 +73,10 @@ class Candidates:
 
 
 def candidates(recipe: Recipe, model: Path, budget: Budget) -> Candidates:
-    """What `budget` may choose in `model`; a width that a weight cannot have is none of its choices.
+    """What `budget` may choose in `model`; a width that a weight or table cannot have is none of its choices.
 
-    Raises RecipeError where nothing is left to choose or a width suits no weight on the target, and what `plan_stage`
-    raises.
+    Raises RecipeError where nothing is left to choose or a width suits no encoder weight on the target, and what
+    `plan_stage` raises.
     """
     wanted = shared_out(recipe, sites_of(model), budget)
     specs: dict[Site, dict[int, QuantSpec]] = {}
@@ -91,12 +91,13 @@ def candidates(recipe: Recipe, model: Path, budget: Budget) -> Candidates:
                 continue
             if entry.spec is not None and entry.spec.dtype.bits == bits:
                 specs.setdefault(entry.site, {})[bits] = entry.spec
-            else:
+            elif entry.site.role not in EMBEDDING_TABLES:
                 refused.setdefault(bits, f"{entry.site.id}: {entry.reason or f'it would be {entry.spec}'}")
-    possible = {bits for by_bits in specs.values() for bits in by_bits}
-    problems = [_refusal(recipe, bits, possible, refused[bits]) for bits in plans if bits not in possible]
+    possible = {bits for site, by_bits in specs.items() if site.role not in EMBEDDING_TABLES for bits in by_bits}
+    left = [*map(str, sorted(possible)), *(["float"] if budget.leaves_float else [])] if possible else []
+    problems = [_refusal(recipe, bits, left, reason) for bits, reason in refused.items() if bits not in possible]
     if problems or not specs:
-        raise RecipeError(problems or [_refusal(recipe, None, possible, "the rules decide every weight")])
+        raise RecipeError(problems or [_refusal(recipe, None, left, "the rules decide every weight")])
     chosen = {site.id for site in specs}
     last = plans[max(plans)]
     return Candidates(specs, tuple(one for one in last.entries if one.site.is_weight and one.site.id not in chosen))
@@ -111,10 +112,13 @@ def doubts(plan: QuantPlan) -> tuple[str, ...]:
     )
 
 
-def _refusal(recipe: Recipe, bits: int | None, possible: Set[int], reason: str) -> Problem:
+def _refusal(recipe: Recipe, bits: int | None, left: Sequence[str], reason: str) -> Problem:
     what = "nothing to choose" if bits is None else f"target {recipe.quantize.target} cannot have {bits} bits"
-    others = ", ".join(map(str, sorted(possible)))
-    fix = f"choices: [{others}]" if others else "leave some weights' dtype to the budget, on a target that takes it"
+    fix = (
+        f"choices: [{', '.join(left)}]"
+        if left
+        else "leave some weights' dtype to the budget, on a target that takes it"
+    )
     where = recipe.origin.where(("quantize", "budget", "choices"))
     return Problem(where, "quantize.budget.choices", f"{what} ({reason})", fix)
 

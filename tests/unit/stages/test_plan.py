@@ -12,7 +12,7 @@ from qonnx_pipe.core.plan import PlanEntry, QuantPlan
 from qonnx_pipe.core.site import EMBEDDING_TABLES
 from qonnx_pipe.errors import ModelError, NumericsError, RecipeError
 from qonnx_pipe.recipe import load
-from qonnx_pipe.stages.plan import doubts, plan_stage, sites_of
+from qonnx_pipe.stages.plan import candidates, doubts, plan_stage, sites_of
 from tests.unit.recipe.texts import PLAIN, written
 from tests.zoo import graphs
 
@@ -330,6 +330,17 @@ def test_weights_with_nan_are_refused_by_name(exported, tmp_path: Path) -> None:
     with pytest.raises(NumericsError) as caught:
         sites_of(tmp_path / "broken.onnx")
     assert weight.name in caught.value.what
+
+
+def test_a_tied_table_is_no_choice_and_no_obstacle(tmp_path: Path, exported: Callable[..., Path]) -> None:
+    """The widths of tables are not those of the encoder's weights."""
+    budget = "  budget: {bits: 4, choices: [4], embeddings: [2]}\n"
+    others = rule("{role: [embedding.position, embedding.type]}", "weights: {dtype: int8}", budget)
+    recipe = load(written(tmp_path, f"{PLAIN}quantize:\n{others}"))
+    assert recipe.quantize.budget is not None
+    found = candidates(recipe, exported("bert", "fill-mask"), recipe.quantize.budget)
+    assert {tuple(widths) for widths in found.specs.values()} == {(4,)}
+    assert EMBEDDING_TABLES.isdisjoint(site.role for site in found.specs)
 
 
 def test_a_head_at_two_bits_is_doubted(planned) -> None:
