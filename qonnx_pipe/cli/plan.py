@@ -71,18 +71,21 @@ def command(
     from qonnx_pipe.cli.following import Follower
     from qonnx_pipe.core.plan import QuantPlan
     from qonnx_pipe.pipeline.dropping import within_drop
+    from qonnx_pipe.pipeline.progress import Progress
     from qonnx_pipe.recipe import load
 
-    asked = _asked(budgets)
+    asked = _asked(budgets, max_drop)
     if strategy and not asked and max_drop is None and load(recipe, overrides).quantize.budget is None:
         what = f"--strategy {strategy} shares out a budget, and there is none"
         raise UsageError(what, where=str(recipe), fix="--budget bits=2.5, or quantize.budget in the recipe")
     asked += [f"quantize.budget.strategy={strategy}"] if strategy else []
     changes = (*overrides, *asked)
-    loaded = load(recipe, changes) if max_drop is None else _unlimited(recipe, changes)
+    loaded, replaced = (load(recipe, changes), "") if max_drop is None else _unlimited(recipe, changes)
     with tempfile.TemporaryDirectory() as scratch, Follower(quiet=loaded.quantize.budget is None) as follower:
         folder = out or Path(scratch)
         trials: tuple[Trial, ...] = ()
+        if replaced:
+            follower.hear(Progress("plan", "warning", f"--max-drop takes the place of the recipe's {replaced}"))
         if max_drop is not None:
             loaded, trials = within_drop(loaded, max_drop / 100, follower.hear)
         pipeline.run(loaded, folder, follower.hear, last="plan")
@@ -108,8 +111,8 @@ def _shared(recipe: Recipe, folder: Path) -> Shared | None:
     return share_out(found, budget, signed=not dtype.startswith("uint"), times=times)
 
 
-def _unlimited(recipe: Path, changes: tuple[str, ...]) -> Recipe:
-    """The recipe under `changes` with a budget that limits neither bits nor size: --max-drop finds these.
+def _unlimited(recipe: Path, changes: tuple[str, ...]) -> tuple[Recipe, str]:
+    """The recipe under `changes` with a budget to look along, and which limits --max-drop takes the place of.
 
     A budget cannot be without a limit, so that each of the two is read beside one of the other.
     """
@@ -117,14 +120,11 @@ def _unlimited(recipe: Path, changes: tuple[str, ...]) -> Recipe:
 
     beside = {"bits": "size=1GB", "size": "bits=8"}
     loaded = {name: load(recipe, (*changes, f"quantize.budget.{other}")) for name, other in beside.items()}
-    if own := [name for name, one in loaded.items() if getattr(one.quantize.budget, name) is not None]:
-        what = f"--max-drop finds the size itself, without a limit of {' and '.join(own)}"
-        null = " ".join(f"--set quantize.budget.{name}=null" for name in own)
-        raise UsageError(what, fix=f"leave it out ({null} where the recipe has it); latency=0.5x may stand beside it")
-    return loaded["size"]
+    own = [name for name, one in loaded.items() if getattr(one.quantize.budget, name) is not None]
+    return loaded["size"], " and ".join(own)
 
 
-def _asked(budgets: tuple[str, ...]) -> list[str]:
+def _asked(budgets: tuple[str, ...], max_drop: float | None) -> list[str]:
     """The limits as changes of the recipe."""
     found = dict[str, str]()
     for text in budgets:
@@ -135,4 +135,7 @@ def _asked(budgets: tuple[str, ...]) -> list[str]:
         if name in found:
             raise UsageError(f"--budget {text}: {name} has a limit already, {found[name]}", fix="give one of them")
         found[name] = amount
+    if max_drop is not None and (own := {"bits", "size"} & found.keys()):
+        what = f"--max-drop finds the size itself, without a limit of {' and '.join(sorted(own))}"
+        raise UsageError(what, fix="leave one of them out; latency=0.5x may stand beside it")
     return [f"quantize.budget.{name}={amount}" for name, amount in found.items()]
