@@ -88,8 +88,9 @@ def _for_processors(
 def fold_stage(model: Path, plan: QuantPlan, table: CalibrationTable, target: Path) -> None:
     """Write the float model to `target` as it is when its weights are quantized; errors as in `quantize_stage`."""
     loaded = io.load(model)
+    io.detach(loaded)
     _behind_folds(loaded, plan, table, {})
-    io.save(loaded, target)
+    io.save(loaded, target, beside=True)
 
 
 def start_stage(model: Path, plan: QuantPlan, table: CalibrationTable, folded: Path, start: Path) -> Encodings:
@@ -98,8 +99,9 @@ def start_stage(model: Path, plan: QuantPlan, table: CalibrationTable, folded: P
     To `folded` goes what `fold_stage` writes, to `start` the same with the biases corrected. Errors as there.
     """
     loaded = io.load(model)
+    io.detach(loaded)
     behind, statistics = _behind_folds(loaded, plan, table, {})
-    io.save(loaded, folded)
+    io.save(loaded, folded, beside=True)
     correction = _Correction(_to_correct(plan, behind.folds, {}), statistics)
     weights, errors = dict[str, Encoding](), dict[str, FloatArray]()
     for site, spec in ((entry.site, entry.spec) for entry in plan.quantized if entry.site.is_weight):
@@ -110,7 +112,7 @@ def start_stage(model: Path, plan: QuantPlan, table: CalibrationTable, folded: P
             error = correction(linear, weight, dequantize(quantize_weight(weight, encoding), encoding))
             errors |= {} if error is None else {linear: error}
     add_to_biases(loaded, errors)
-    io.save(loaded, start)
+    io.save(loaded, start, beside=True)
     return replace(behind, weights=weights, corrections=correction.sizes)
 
 
