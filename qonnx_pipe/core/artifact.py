@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ANALYSIS = Path("analysis") / "leave-one-out.json"
 """Where `qpipe analyse leave-one-out` puts its result in the run directory of its recipe."""
@@ -48,6 +49,19 @@ class Manifest:
     recipe: str
     artifacts: tuple[Artifact, ...]
     versions: Mapping[str, str]
+
+    def names(self, path: str) -> bool:
+        """Whether a file that only some runs leave is of this run, and not of one that had the folder before."""
+        return any(artifact.path == path for artifact in self.artifacts)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Manifest:
+        """The inverse of `to_json`; KeyError or TypeError on anything that it does not write."""
+        artifacts = tuple(
+            Artifact(one["kind"], one["path"], one["sha256"], tuple(one["parents"]), one["key"])
+            for one in data["artifacts"]
+        )
+        return cls(data["recipe"], artifacts, dict(data["versions"]))
 
     def to_json(self) -> dict[str, object]:
         """Plain values for `manifest.json`."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from qonnx_pipe.core import aimet
 from qonnx_pipe.core.aimet import FEWEST_BITS, Version
+from qonnx_pipe.core.artifact import Manifest
 from qonnx_pipe.core.changes import changes
 from qonnx_pipe.core.encoding import EmbeddingGroups, Encoding, Windows
 from qonnx_pipe.core.granularity import PerChannel, PerGroup
@@ -23,6 +24,8 @@ from qonnx_pipe.graph.fold import fold
 from qonnx_pipe.graph.lowerings.activation import MOST_PIECES
 from qonnx_pipe.graph.permute import permute
 from qonnx_pipe.graph.sampled import matrix
+
+MANIFEST, TRAINED = "manifest.json", "trained.onnx"
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,16 @@ class Exported:
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """What a run directory says of its quantizers: `stored` is the content of its `encodings.json`."""
+    """What a run directory says of its quantizers.
+
+    `stored` is the content of its `encodings.json`. `trained`: whether they, and the weights, were trained.
+    """
 
     model: Path
     plan: QuantPlan
     stored: Mapping[str, Any]
     encodings: Mapping[str, Encoding]
+    trained: bool
 
 
 def export_encodings(run: Path, version: Version) -> Exported:
@@ -56,6 +63,8 @@ def export_encodings(run: Path, version: Version) -> Exported:
     skipped = [
         Skipped(name, "its bias was corrected: the float model's is not") for name in made.stored["bias_corrections"]
     ]
+    if made.trained:
+        skipped.append(Skipped(TRAINED, "weights were trained: the encodings of weights are of this file's"))
     activations: dict[str, Encoding] = {}
     params: dict[str, Encoding] = {}
     for entry in made.plan.quantized:
@@ -82,12 +91,13 @@ def _read(run: Path) -> _Run:
         known = set(found) >= {entry.site.id for entry in plan.quantized} and set(plan.sites.by_id) >= set(
             changes(stored)
         )
+        trained = (run / MANIFEST).is_file() and Manifest.from_json(_json(run / MANIFEST)).names(TRAINED)
         if not known or not isinstance(stored["bias_corrections"], dict):
             raise ValueError("encodings of another plan")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         fix = "make the run again; what is cached is not made twice"
         raise DataError("its plan and its encodings do not fit, or are damaged", where=str(run), fix=fix) from error
-    return _Run(run / "float" / "model.onnx", plan, stored, found)
+    return _Run(run / "float" / "model.onnx", plan, stored, found, trained)
 
 
 def _json(path: Path) -> dict[str, Any]:

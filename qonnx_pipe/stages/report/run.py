@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qonnx_pipe.charts.rows import Chart
-from qonnx_pipe.core.artifact import ANALYSIS, SENSITIVITY, Artifact, Manifest
+from qonnx_pipe.core.artifact import ANALYSIS, SENSITIVITY, Manifest
 from qonnx_pipe.core.changes import Change, changes
 from qonnx_pipe.core.encoding import Encoding
 from qonnx_pipe.core.layers import Layers
@@ -68,7 +68,11 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """Read a run directory. Raises DataError when it holds none of a run's files, or a damaged one."""
-    manifest = _read(folder / "manifest.json", _manifest)
+    manifest = _read(folder / "manifest.json", lambda path: Manifest.from_json(_json(path)))
+
+    def is_own(name: str) -> bool:
+        return manifest is None or manifest.names(name)
+
     run = Run(
         name=manifest.recipe if manifest else folder.absolute().name,
         verdict=_read(folder / "verdict.json", read_verdict),
@@ -77,12 +81,12 @@ def read_run(folder: Path) -> Run:
         changes=_read(folder / ENCODINGS, lambda path: changes(_json(path))) or {},
         layers=_read(folder / "layers.json", lambda path: Layers.from_json(_json(path))),
         sensitivity=_read(folder / ANALYSIS, lambda path: sensitivity.chart(_json(path))),
-        weights=_weights(folder, manifest),
+        weights=_weights(folder, own=is_own(SENSITIVITY)),
         manifest=manifest,
         export=_read(folder / "float" / "export.json", _export),
         calibration=_read(folder / "calibration.npz", _calibration),
-        tuning=_read(folder / TUNING, lambda path: Tuning.from_json(_json(path))) if _is_of(manifest, TUNING) else None,
-        training=_read(folder / TRAINING, lambda path: course(_json(path))) if _is_of(manifest, TRAINING) else None,
+        tuning=_read(folder / TUNING, lambda path: Tuning.from_json(_json(path))) if is_own(TUNING) else None,
+        training=_read(folder / TRAINING, lambda path: course(_json(path))) if is_own(TRAINING) else None,
     )
     if not any(getattr(run, part.name) for part in fields(run) if part.name != "name"):
         fix = "name the directory that `qpipe run` wrote, e.g. runs/quickstart"
@@ -90,15 +94,10 @@ def read_run(folder: Path) -> Run:
     return run
 
 
-def _is_of(manifest: Manifest | None, name: str) -> bool:
-    """Whether a file that only some runs leave is of this run, and not of one that had the folder before."""
-    return manifest is None or any(artifact.path == name for artifact in manifest.artifacts)
-
-
-def _weights(folder: Path, manifest: Manifest | None) -> Sensitivity | None:
+def _weights(folder: Path, *, own: bool) -> Sensitivity | None:
     """What is known of the weights: of an analysis, which has all, or of the run's own stage."""
-    own = [folder / SENSITIVITY] if _is_of(manifest, SENSITIVITY) else []
-    found = (_read(path, _sensitivity) for path in (folder / ANALYSIS.with_name(SENSITIVITY), *own))
+    places = [folder / ANALYSIS.with_name(SENSITIVITY), *([folder / SENSITIVITY] if own else [])]
+    found = (_read(path, _sensitivity) for path in places)
     return next((one for one in found if one is not None), None)
 
 
@@ -121,15 +120,6 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("no JSON object")
     return found
-
-
-def _manifest(path: Path) -> Manifest:
-    data = _json(path)
-    artifacts = tuple(
-        Artifact(one["kind"], one["path"], one["sha256"], tuple(one["parents"]), one["key"])
-        for one in data["artifacts"]
-    )
-    return Manifest(data["recipe"], artifacts, dict(data["versions"]))
 
 
 def _export(path: Path) -> Export:

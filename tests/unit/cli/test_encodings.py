@@ -166,6 +166,16 @@ def test_corrected_biases_are_told(run: Run, command: Command, tmp_path: Path) -
     assert sum("bias" in skip["reason"] for skip in told["skipped"]) == 14
 
 
+def test_trained_weights_are_told(run: Run, command: Command, tmp_path: Path) -> None:
+    made = run()
+    manifest = json.loads((made / "manifest.json").read_text())
+    manifest["artifacts"].append({"kind": "qat", "path": "trained.onnx", "sha256": "0" * 64, "parents": [], "key": ""})
+    (made / "manifest.json").write_text(json.dumps(manifest))
+    code, told, _ = command("encodings", made, "--out", tmp_path / "e.json")
+    assert code == 0
+    assert "trained.onnx" in {skip["site"] for skip in told["skipped"]}
+
+
 @pytest.fixture
 def document(run: Run, command: Command, tmp_path: Path) -> dict[str, Any]:
     """The encodings of a plain run, version 1.0.0; every activation at 8 bits."""
