@@ -7,13 +7,17 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
+from qonnx_pipe.core.granularity import PerChannel, PerGroup
 from qonnx_pipe.core.kernels import executed
-from qonnx_pipe.core.numerics import sqnr_db
+from qonnx_pipe.core.numerics import dequantize, fake_quantize, sqnr_db
+from qonnx_pipe.core.qtype import QTYPES
+from qonnx_pipe.core.spec import QuantSpec
 from qonnx_pipe.errors import ProviderError
 from qonnx_pipe.graph.linears import linears
 from qonnx_pipe.runtime import providers
 from qonnx_pipe.runtime.client import Worker, installed, problem_of
 from qonnx_pipe.runtime.session import evaluate
+from tests.unit.graph.lowerings import tiny
 from tests.zoo import graphs
 
 X = np.random.default_rng(0).normal(size=(2, 4, graphs.WIDTH)).astype(np.float32)
@@ -95,6 +99,31 @@ def test_it_computes_what_the_cpu_computes(here: str, tmp_path: Path) -> None:
             (found,) = worker.predict([{"x": X}])
         for key, values in evaluate(path, {"x": X}).items():
             assert sqnr_db(values, found[key]) > SAME_DB, path.name
+
+
+@pytest.mark.parametrize(
+    ("dtype", "granularity", "lowering"),
+    [
+        ("int4", PerChannel(1), "integer"),
+        ("int4", PerChannel(1), "qdq"),
+        ("uint3", PerChannel(1), "qdq"),
+        ("uint2", PerChannel(1), "qdq"),
+        ("int4", PerGroup(0, 16), "blocked"),
+        ("uint4", PerGroup(0, 16), "nbits"),
+        ("uint2", PerGroup(0, 16), "nbits"),
+    ],
+)
+def test_it_computes_with_weights_of_few_bits(dynamic: str, tmp_path: Path, dtype, granularity, lowering) -> None:
+    layers, spec = tiny.Layers("matmul_add"), QuantSpec(QTYPES[dtype], granularity, dtype.startswith("int"))
+    x = layers.x()
+    coding = tiny.per_tensor(x) if lowering in ("integer", "qdq") else None
+    plan = layers.plan(spec=coding and tiny.UINT8, weight_spec=spec, lowering=lowering)
+    path = tiny.quantized(layers.save(tmp_path / "m.onnx"), plan, {} if coding is None else {"x": coding})
+    with Worker(path, dynamic, threads=1) as worker:
+        (found,) = worker.predict([{"x": x}])
+    encoding, codes = tiny.encode(tiny.weight("w0", spec=spec), layers.weights[0])
+    seen = x if coding is None else fake_quantize(x, coding)
+    assert sqnr_db(seen @ dequantize(codes, encoding) + layers.biases[0], found["y0"]) > SAME_DB
 
 
 @pytest.mark.parametrize("integer", [False, True])
