@@ -17,7 +17,7 @@ Model = ir.Model
 """A model in memory, for those above this room."""
 
 LARGE = 100_000_000
-"""Bytes of a file from which on no model that is no longer used should stay in memory beside it."""
+"""Bytes of a model from which on no model that is no longer used should stay in memory beside it."""
 
 PROTOBUF_LIMIT = 2_000_000_000
 """Bytes of weights above which they go into a file beside the model: protobuf ends at 2 GiB, the graph needs some."""
@@ -31,7 +31,7 @@ def load(path: Path) -> ir.Model:
     """
     if not path.is_file():
         raise ModelError("no such ONNX file", where=str(path), fix="give the path of a .onnx file")
-    if path.stat().st_size > LARGE:
+    if sum(file.stat().st_size for file in (path, _beside(path)) if file.is_file()) > LARGE:
         gc.collect()  # models refer to themselves in rings
     try:
         model = ir.load(path)
@@ -100,7 +100,11 @@ def save(model: ir.Model, path: Path, *, beside: bool = False) -> None:
     if not beside:
         ir.external_data.load_to_model(model)
     with atomic_directory_write(path.parent) as scratch:
-        ir.save(model, scratch / path.name, external_data=f"{path.name}.data" if beside else None)
+        ir.save(model, scratch / path.name, external_data=_beside(path).name if beside else None)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.data")
 
 
 def _check_values(graph: ir.Graph, path: Path) -> None:

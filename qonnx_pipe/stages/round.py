@@ -144,7 +144,7 @@ class _Stream:
             for number in range(len(self.batches)):
                 self._file(name, number).unlink()
         self.known = ahead
-        return {site: np.concatenate(parts) for site, parts in rows.items()}
+        return {site: np.concatenate(rows.pop(site)) for site in cut.outputs}
 
     def _fed(self, tokens: int | None) -> Iterator[Batch]:
         """Each batch with what is known of it, and the places of its samples."""
@@ -181,7 +181,7 @@ class _Work:
         pairs = [(a, b) for a, b in zip(now, exact, strict=True) if a is not None and b is not None]
         if not pairs or any(a.shape[1] != len(weight) or not len(a) for a, _ in pairs):
             return
-        inputs, true = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        inputs, true = pairs[0] if len(pairs) == 1 else map(np.concatenate, zip(*pairs, strict=True))
         if not (np.all(np.isfinite(inputs)) and np.all(np.isfinite(true))):
             what = "the inputs of this layer hold NaN or infinity on the calibration examples"
             raise NumericsError(what, where=entry.site.id, fix="look at the data, or give the weight rounding: nearest")

@@ -1,6 +1,8 @@
 """Reading and writing: every damage is one clear error, and a failed write leaves what stood there."""
 
 import errno
+import gc
+import weakref
 from contextlib import nullcontext
 
 import numpy as np
@@ -178,6 +180,26 @@ def test_above_the_limit_weights_go_beside_the_model(path, tmp_path, monkeypatch
     assert sorted(entry.name for entry in (tmp_path / "big").iterdir()) == ["big.onnx", "big.onnx.data"]
     assert_same(arrays(io.load(tmp_path / "big" / "big.onnx")), arrays(io.load(path)))
     onnx.checker.check_model(str(tmp_path / "big" / "big.onnx"))
+
+
+def test_weights_go_beside_the_model_where_that_is_asked(path, tmp_path):
+    io.save(io.load(path), tmp_path / "saved.onnx", beside=True)
+    assert (tmp_path / "saved.onnx.data").is_file()
+    tensors = onnx.load(tmp_path / "saved.onnx", load_external_data=False).graph.initializer
+    assert max(tensors, key=lambda tensor: np.prod(tensor.dims)).data_location == TensorProto.EXTERNAL
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_before_a_large_model_is_read_those_that_nobody_uses_are_freed(path, tmp_path, monkeypatch, beside):
+    io.save(io.load(path), tmp_path / "saved.onnx", beside=beside)
+    monkeypatch.setattr(io, "LARGE", (tmp_path / "saved.onnx").stat().st_size - 1 + beside)
+    gc.disable()
+    try:
+        unused = weakref.ref(io.load(tmp_path / "saved.onnx").graph)
+        io.load(tmp_path / "saved.onnx")
+        assert unused() is None
+    finally:
+        gc.enable()
 
 
 def test_what_stood_in_external_data_is_written_too(beside, tmp_path):
