@@ -164,12 +164,12 @@ class Student:
 
 def student(
     network: Network,
+    teacher: Network,
     plan: QuantPlan,
     encodings: Mapping[str, Encoding],
+    *,
     form: Form,
     classes: Sequence[str],
-    *,
-    teacher: Network,
     settings: QAT,
     where: str,
 ) -> Student:

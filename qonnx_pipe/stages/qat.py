@@ -60,16 +60,8 @@ def qat_stage(
         from qonnx_pipe.source.qat import student
         from qonnx_pipe.source.training import Epoch, best, fit
 
-    learner = student(
-        read_network(start),
-        plan,
-        {**first.activations, **first.weights},
-        found.form,
-        classes,
-        teacher=read_network(teacher),
-        settings=settings,
-        where=str(model),
-    )
+    networks, encodings = (read_network(start), read_network(teacher)), {**first.activations, **first.weights}
+    learner = student(*networks, plan, encodings, form=found.form, classes=classes, settings=settings, where=str(model))
     tokenizer, names = model.parent / "tokenizer.json", learner.teacher.network.inputs
     held_out = _named(validation.batches(tokenizer, names), found, classes)
 
@@ -81,9 +73,7 @@ def qat_stage(
 
     def judge() -> tuple[float | None, float]:
         score, loss = metric(), learner.mean_loss(held_out)
-        if not math.isfinite(loss):
-            fix = "lower quantize.qat.learning_rate; or look at data.validation"
-            raise NumericsError(f"the loss on the held-out examples is {loss}", where=str(model), fix=fix)
+        _check_finite(loss, model)
         return None if score is None else score.value, loss
 
     untrained = Epoch(math.nan, *judge())
@@ -148,6 +138,13 @@ def _check_texts(texts: Sequence[Texts], settings: QAT) -> None:
             what = f"{examples.labels.count(None)} of {len(examples)} texts have no label"
             fix = "label them, name label_column, or learn from the float model alone: quantize.qat.loss.labels: 0"
             raise DataError(what, where=examples.source, fix=fix)
+
+
+def _check_finite(loss: float, model: Path) -> None:
+    """Raise NumericsError for a loss on held-out examples that is no number."""
+    if not math.isfinite(loss):
+        fix = "lower quantize.qat.learning_rate; or look at data.validation"
+        raise NumericsError(f"the loss on the held-out examples is {loss}", where=str(model), fix=fix)
 
 
 def _named(batches: Sequence[Batch], task: Task, classes: Sequence[str]) -> list[Batch]:
