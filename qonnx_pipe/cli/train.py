@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from qonnx_pipe.cli import output
+from qonnx_pipe.core.artifact import TRAINED
 
 
 @click.command(
@@ -50,7 +51,7 @@ def command(*, recipe: Path, out: Path | None, overrides: tuple[str, ...], anew:
     if as_json:
         output.emit_json({"out": str(folder), **metrics})
     else:
-        _show(folder / "trained.onnx" if quantized else folder, metrics)
+        _show(folder / TRAINED if quantized else folder, metrics)
 
 
 def _show(result: Path, metrics: dict[str, Any]) -> None:

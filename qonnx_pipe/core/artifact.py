@@ -15,6 +15,9 @@ ANALYSIS = Path("analysis") / "leave-one-out.json"
 SENSITIVITY = "sensitivity.json"
 """What the sensitivity stage leaves in a run directory, and `qpipe analyse sensitivity` beside ANALYSIS."""
 
+MANIFEST, TRAINED = "manifest.json", "trained.onnx"
+"""What a run says of its files, and the float model as a QAT left it, in the run directory."""
+
 
 def sha256_file(path: Path) -> str:
     """SHA-256 over the bytes of a file, hex."""

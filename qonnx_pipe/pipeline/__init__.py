@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from qonnx_pipe.core.artifact import Artifact, Manifest
+from qonnx_pipe.core.artifact import MANIFEST, Artifact, Manifest
 from qonnx_pipe.core.files import make_folder, write_json
 from qonnx_pipe.core.stages import STAGES, Stage
 from qonnx_pipe.core.verdict import Verdict
@@ -122,7 +122,7 @@ def _write_manifest(work: Work) -> None:
         for name, fact in sorted(entry.files.items())
     }
     versions = {name: _version(name) for name in ("qonnx-pipe", *libraries(tuple(work.entries)))}
-    write_json(work.out / "manifest.json", Manifest(work.recipe.name, tuple(artifacts.values()), versions).to_json())
+    write_json(work.out / MANIFEST, Manifest(work.recipe.name, tuple(artifacts.values()), versions).to_json())
 
 
 def _version(distribution: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from qonnx_pipe import __version__
-from qonnx_pipe.core.artifact import ANALYSIS, SENSITIVITY, sha256_file
+from qonnx_pipe.core.artifact import ANALYSIS, SENSITIVITY, TRAINED, sha256_file
 from qonnx_pipe.core.files import write_json
 from qonnx_pipe.core.plan import QuantPlan
 from qonnx_pipe.core.stages import Stage
@@ -205,7 +205,7 @@ def quantize(work: Work) -> Step:
 
     def build(folder: Path) -> None:
         from qonnx_pipe.stages.calibrate import read_table
-        from qonnx_pipe.stages.qat import METRICS, TRAINED, read_encodings
+        from qonnx_pipe.stages.qat import METRICS, read_encodings
         from qonnx_pipe.stages.quantize import quantize_stage
         from qonnx_pipe.stages.round import read_rounding
 

@@ -33,6 +33,7 @@ _LIMITS = {
 }
 
 EMPTY = "must not be empty"
+"""What is said of a list or text without content."""
 
 
 def problems(failure: ValidationError, value: Value, origin: Origin) -> list[Problem]:

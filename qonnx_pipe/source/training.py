@@ -46,7 +46,7 @@ def best(epochs: Sequence[Epoch], by: Criterion) -> int:
     """Index of the best epoch by one of its figures, where these are equal by the other, then the earliest."""
 
     def rank(epoch: Epoch) -> tuple[float, float]:
-        score, nearness = epoch.accuracy or 0.0, -(epoch.held_out_loss or 0.0)
+        score, nearness = epoch.accuracy or 0.0, float(np.nan_to_num(-(epoch.held_out_loss or 0.0), nan=-np.inf))
         return (score, nearness) if by == "accuracy" else (nearness, score)
 
     return max(range(len(epochs)), key=lambda index: rank(epochs[index]))

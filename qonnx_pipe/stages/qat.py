@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from qonnx_pipe import tasks
+from qonnx_pipe.core.artifact import TRAINED
 from qonnx_pipe.core.encodings import Encodings
 from qonnx_pipe.core.examples import Batch
 from qonnx_pipe.core.files import write_json
@@ -24,8 +25,8 @@ from qonnx_pipe.recipe.training import QAT
 from qonnx_pipe.source.loading import quiet
 from qonnx_pipe.tasks import Task
 
-TRAINED, METRICS = "trained.onnx", "qat.json"
-"""The folded float graph with trained weights; how the training went, and the encodings as in `encodings.json`."""
+METRICS = "qat.json"
+"""How the training went, and the encodings as in `encodings.json`."""
 
 RESHAPED = ("expand", "auto")
 """Forms that may change the number of a weight's rows after calibration."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from qonnx_pipe.core import aimet
 from qonnx_pipe.core.aimet import FEWEST_BITS, Version
-from qonnx_pipe.core.artifact import Manifest
+from qonnx_pipe.core.artifact import MANIFEST, TRAINED, Manifest
 from qonnx_pipe.core.changes import changes
 from qonnx_pipe.core.encoding import EmbeddingGroups, Encoding, Windows
 from qonnx_pipe.core.granularity import PerChannel, PerGroup
@@ -24,8 +24,6 @@ from qonnx_pipe.graph.fold import fold
 from qonnx_pipe.graph.lowerings.activation import MOST_PIECES
 from qonnx_pipe.graph.permute import permute
 from qonnx_pipe.graph.sampled import matrix
-
-MANIFEST, TRAINED = "manifest.json", "trained.onnx"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qonnx_pipe.charts.rows import Chart
-from qonnx_pipe.core.artifact import ANALYSIS, SENSITIVITY, Manifest
+from qonnx_pipe.core.artifact import ANALYSIS, MANIFEST, SENSITIVITY, Manifest
 from qonnx_pipe.core.changes import Change, changes
 from qonnx_pipe.core.encoding import Encoding
 from qonnx_pipe.core.layers import Layers
@@ -68,7 +68,7 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """Read a run directory. Raises DataError when it holds none of a run's files, or a damaged one."""
-    manifest = _read(folder / "manifest.json", lambda path: Manifest.from_json(_json(path)))
+    manifest = _read(folder / MANIFEST, lambda path: Manifest.from_json(_json(path)))
 
     def is_own(name: str) -> bool:
         return manifest is None or manifest.names(name)

@@ -24,6 +24,7 @@ def test_the_best_epoch() -> None:
     assert best([Epoch(0.5, 0.8), Epoch(0.1, 0.8)], "accuracy") == 0, "the earlier of equal ones"
     unlabelled = [Epoch(0.1, None, 0.4), Epoch(0.5, None, 0.3), Epoch(0.5, None, 0.3)]
     assert [best(unlabelled, by) for by in ("accuracy", "held_out_loss")] == [1, 1]
+    assert best([Epoch(0.1, 0.9, float("nan")), Epoch(0.1, 0.5, 3.0)], "held_out_loss") == 1, "no number is no loss"
 
 
 def test_the_teacher_alone_is_asked_for_its_distance() -> None:
