@@ -35,15 +35,22 @@ def _weight_matmul(node: ir.Node) -> WeightMatMul | None:
     if place is None or place >= len(node.inputs):
         return None
     operand = node.inputs[place]
-    dequantize = _dequantize(operand)
-    weight = dequantize.inputs[0] if dequantize else stored_codes(operand) or operand
+    dequantize, codes = _dequantize(operand), stored_codes(operand)
+    weight = dequantize.inputs[0] if dequantize else codes or _turned(operand) or operand
     if weight is None or not (is_constant(weight) or packed(weight)):
         return None
     integer = node.op_type in INTEGER_OPS and not _float_nbits(node)
-    plain = weight is not operand and dequantize is None
+    plain = node.op_type in FLOAT_OPS and codes is not None and dequantize is None
     obstacle = "" if integer else PLAIN if plain else _obstacle(node, dequantize)
     form = _form(weight, dequantize, node)
     return WeightMatMul(node.name or "", node.op_type, weight.name or "", integer, obstacle, form)
+
+
+def _turned(value: ir.Value | None) -> ir.Value | None:
+    """The constant that a value is the transpose of: a tied table in a head."""
+    node = None if value is None else value.producer()
+    source = node.inputs[0] if node is not None and node.op_type == "Transpose" else None
+    return source if is_constant(source) else None
 
 
 def _form(weight: ir.Value, *readers: ir.Node | None) -> str:

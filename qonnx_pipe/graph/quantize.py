@@ -27,6 +27,7 @@ from qonnx_pipe.graph.lowerings.linear import LinearLowering
 from qonnx_pipe.graph.lowerings.packing import pack_codes
 from qonnx_pipe.graph.lowerings.reference import require_session
 from qonnx_pipe.graph.lowerings.sums import keep_norms_apart, subtract_products
+from qonnx_pipe.graph.lowerings.tied import tied_heads
 from qonnx_pipe.graph.lowerings.weight import QuantizedWeight
 from qonnx_pipe.graph.walk import Linear, linears
 
@@ -157,8 +158,15 @@ class _Work:
         for entry in self.plan.quantized:
             if entry.site.role in EMBEDDING_TABLES:
                 nodes = [gathers[name] for name in entry.site.feeds]
-                lower = gather_packed if entry.lowering == "gather_nbits" else lower_table
-                lower(self.emit, nodes, *self._encoded(entry, _array(nodes[0].inputs[0])))
+                table = nodes[0].inputs[0]
+                assert table is not None
+                assert entry.spec is not None
+                coded = self._encoded(entry, _array(table))
+                if entry.lowering == "gather_nbits":
+                    heads, level = tied_heads(table), entry.spec.accuracy_level
+                    gather_packed(self.emit, nodes, *coded, heads=heads, accuracy_level=level)
+                else:
+                    lower_table(self.emit, nodes, *coded)
 
     def quantize_readers(self) -> None:
         """Give every original reader of a planned site the quantized tensor; a graph output becomes quantized too."""

@@ -48,7 +48,7 @@ class QuantizedGraph(torch.nn.Module):
         taken = {tensor for node in self.graph.network.nodes for tensor in node.outputs}
         for site, quantizer in zip(self.sites.values(), self.quantizers, strict=True):
             assert isinstance(quantizer, FakeQuantizer)
-            if site.role in EMBEDDING_TABLES:
+            if site.role in EMBEDDING_TABLES and not _is_tied(network, site):
                 self._rows[site.tensor] = quantizer.rows
             elif site.is_weight:
                 self._hooks[site.tensor] = _transposed(quantizer) if site.tensor in self._turned else quantizer
@@ -85,6 +85,11 @@ def _read(network: Network, site: Site) -> Site:
         return site
     node = next(node for node in network.nodes if node.name in site.feeds)
     return replace(site, tensor=node.inputs[0 if site.role in EMBEDDING_TABLES else 1])
+
+
+def _is_tied(network: Network, site: Site) -> bool:
+    """Whether something else than the lookups reads a table: the head of a language model."""
+    return any(site.tensor in node.inputs and node.name not in site.feeds for node in network.nodes)
 
 
 def _quantizer(entry: PlanEntry, first: Encoding, settings: QAT) -> FakeQuantizer:

@@ -31,6 +31,11 @@ def is_block(size: int) -> bool:
     return size >= LEAST_BLOCK and size & (size - 1) == 0
 
 
+def dividing_block(width: int) -> int:
+    """The largest power of two that divides `width`: blocks of it need no padding."""
+    return width & -width
+
+
 class Blocks:
     """Emits the constants of weights in blocks of inputs, each once, whichever layers share them."""
 

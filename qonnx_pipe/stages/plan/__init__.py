@@ -16,7 +16,7 @@ from qonnx_pipe.graph.npu.legal import adapted
 from qonnx_pipe.graph.sites import find_sites
 from qonnx_pipe.recipe import Recipe, resolve, shared_out
 from qonnx_pipe.recipe.budget import Budget
-from qonnx_pipe.stages.plan.entries import planned, read_as_they_are
+from qonnx_pipe.stages.plan.entries import planned, read_as_they_are, without_heads
 
 NARROW = 2
 """Bits at which a head is warned of."""
@@ -48,6 +48,7 @@ def plan_stage(recipe: Recipe, model: Path, widths: Mapping[str, int] | None = N
             entry, notes = planned(loaded, choice, recipe.quantize)
         entries.append(entry)
         skipped += notes
+    skipped = without_heads(loaded, entries, skipped)
     if not recipe.quantize.quantizes_all:
         entries, notes = read_as_they_are(entries)
         skipped += notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from qonnx_pipe.core.granularity import PerChannel, PerEmbedding, PerEmbeddingGroup, PerGroup, PerTensor
@@ -12,6 +13,7 @@ from qonnx_pipe.core.spec import QuantSpec
 from qonnx_pipe.graph import fold, io, permute
 from qonnx_pipe.graph.lowerings.blocks import BLOCKED, NBITS, is_block
 from qonnx_pipe.graph.lowerings.gather_nbits import packing_obstacle
+from qonnx_pipe.graph.lowerings.tied import tied_heads, tying_obstacle
 from qonnx_pipe.graph.sampled import matrix
 from qonnx_pipe.graph.sites import has_other_readers
 from qonnx_pipe.observers.expand import budget
@@ -36,7 +38,7 @@ def planned(model: io.Model, choice: Choice, settings: Quantize) -> tuple[PlanEn
     refused: tuple[Skipped, ...] = ()
     if settings.target == "tensorrt":
         choice, refused = _symmetric(choice)
-    entry = _tied(model, choice.site) or _uneven(model, choice) or _entry(model, choice, settings)
+    entry = _tied(model, choice, settings) or _uneven(model, choice) or _entry(model, choice, settings)
     if isinstance(entry, Skipped):
         return PlanEntry(choice.site, None, "float", choice.rule, entry.reason), (entry,)
     if entry.spec is None or entry.site.is_weight:
@@ -105,8 +107,7 @@ def _weight_form(site: Site, spec: QuantSpec, settings: Quantize) -> Lowering:
 def _weight_note(site: Site, spec: QuantSpec, form: Lowering) -> str:
     """What a reader should know of a weight whose codes do not run as they are stored."""
     if form == "nbits":
-        runs = "the kernel quantizes the activation to 8 bits" if spec.accuracy_level else "in float"
-        return f"MatMulNBits, accuracy_level {spec.accuracy_level}: {runs}"
+        return f"MatMulNBits, {_level(spec)}"
     if form == "gather_nbits":
         return f"GatherBlockQuantized: {spec.dtype.bits} bits in the file and in memory"
     if form == "blocked":
@@ -119,12 +120,25 @@ def _weight_note(site: Site, spec: QuantSpec, form: Lowering) -> str:
     return "; ".join(notes)
 
 
+def _level(spec: QuantSpec) -> str:
+    """How MatMulNBits multiplies, in words."""
+    runs = "the kernel quantizes the activation to 8 bits" if spec.accuracy_level else "in float"
+    return f"accuracy_level {spec.accuracy_level}: {runs}"
+
+
 def _unpacked(entry: PlanEntry, settings: Quantize) -> tuple[Skipped, ...]:
     """Skipped for a table that was asked to stay packed in memory and cannot."""
     spec = entry.spec
     if spec is None or settings.gather != "nbits" or entry.lowering != "gather_dq" or spec.dtype.bits == BYTE:
         return ()
     return (Skipped(entry.site.id, f"unpacked when a session opens: {packing_obstacle(spec, entry.site.width)}"),)
+
+
+def without_heads(model: io.Model, entries: Sequence[PlanEntry], skipped: Sequence[Skipped]) -> list[Skipped]:
+    """What is skipped, without the heads that read the codes of their table."""
+    packed = [entry.site.tensor for entry in entries if entry.lowering == "gather_nbits"]
+    heads = {head.name for name in packed for head in tied_heads(model.graph.initializers[name])}
+    return [one for one in skipped if one.site not in heads]
 
 
 def read_as_they_are(entries: list[PlanEntry]) -> tuple[list[PlanEntry], tuple[Skipped, ...]]:
@@ -149,11 +163,22 @@ def read_as_they_are(entries: list[PlanEntry]) -> tuple[list[PlanEntry], tuple[S
     return kept, tuple(Skipped(site, reason) for site, entry in dropped.items() if entry.rule.startswith("rules["))
 
 
-def _tied(model: io.Model, site: Site) -> Skipped | None:
-    """Skipped for a table that something else reads too: its codes would come on top of the float table."""
-    if site.role not in EMBEDDING_TABLES or not has_other_readers(model, site):
+def _tied(model: io.Model, choice: Choice, settings: Quantize) -> PlanEntry | Skipped | None:
+    """The entry of a table that something else reads too, a head's MatMul: codes for both, or none at all.
+
+    Skipped where they cannot share: codes would come on top of the float table.
+    """
+    site, spec = choice.site, choice.spec
+    if spec is None or site.role not in EMBEDDING_TABLES or not has_other_readers(model, site):
         return None
-    return Skipped(site.id, "a tied table: the head reads it in float, so that codes would come on top; kept float")
+    obstacle = "standard operators have no form for both"
+    if settings.gather_form == "nbits" and settings.matmul_form == "integer":
+        obstacle = tying_obstacle(model.graph.initializers[site.tensor], site.feeds, spec)
+    if obstacle:
+        reason = f"a tied table: {obstacle}; kept float, for codes would come on top of what the head reads"
+        return Skipped(site.id, reason)
+    note = f"stored once for GatherBlockQuantized and the tied head's MatMulNBits, {_level(spec)}"
+    return PlanEntry(site, spec, "gather_nbits", choice.rule, choice.note or note)
 
 
 def _uneven(model: io.Model, choice: Choice) -> Skipped | None:

@@ -123,3 +123,22 @@ def test_errors_leave_padding_out() -> None:
 
 def tensors(**arrays: np.ndarray) -> dict[str, Any]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def test_a_tied_head_is_trained_on_the_codes_of_its_table() -> None:
+    table = RNG.normal(size=(6, 4)).astype(np.float32)
+    nodes = (
+        Node("look", "Gather", ("table", "ids"), ("rows",), {}),
+        Node("turn", "Transpose", ("table",), ("turned",), {"perm": [1, 0]}),
+        Node("head", "MatMul", ("rows", "turned"), ("y",), {}),
+    )
+    network = Network(("ids",), ("rows", "y"), nodes, {"table": table})
+    spec = QuantSpec(QTYPES["int3"], PerChannel(0), symmetric=True)
+    entry = PlanEntry(Site("word", Role.EMBEDDING_WORD, None, "table", 4, ("look",)), spec, "gather_nbits", "rule")
+    coded = Encoding(spec.dtype, PerChannel(0), np.linspace(0.3, 0.6, 6, dtype=np.float32), np.zeros(6, np.int32))
+    graph = QuantizedGraph(network, QuantPlan("cpu", "matmul_inputs", (entry,)), {"word": coded}, QAT())
+    with torch.inference_mode():
+        found = graph({"ids": torch.tensor([[5, 0]])})
+    real = fake_quantize(table, coded)
+    np.testing.assert_array_equal(found["rows"].numpy(), real[[[5, 0]]])
+    np.testing.assert_allclose(found["y"].numpy(), real[[[5, 0]]] @ real.T, rtol=1e-5)

@@ -343,6 +343,31 @@ def test_a_tied_table_is_no_choice_and_no_obstacle(tmp_path: Path, exported: Cal
     assert EMBEDDING_TABLES.isdisjoint(site.role for site in found.specs)
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_a_tied_head_reads_the_codes_of_its_table(planned, bits: int) -> None:
+    plan = planned(f"  embeddings: {{dtype: int{bits}, granularity: per_row}}\n", "bert", "fill-mask")
+    entry = entries(plan)["embedding.word"]
+    assert entry.lowering == "gather_nbits"
+    assert "the tied head's MatMulNBits, accuracy_level 4" in entry.reason
+    assert plan.skipped == (), "the head has the table's codes, and is no leftover"
+
+
+@pytest.mark.parametrize(
+    ("quantize", "why"),
+    [
+        ("  embeddings: {dtype: int8, granularity: per_channel}\n", "not per_channel"),
+        ("  gather: dq\n  embeddings: {dtype: int8, granularity: per_row}\n", "standard operators have no form"),
+        ("  matmul: qdq\n  embeddings: {dtype: int8, granularity: per_row}\n", "standard operators have no form"),
+    ],
+)
+def test_a_tied_table_that_cannot_share_stays_float_with_its_head(planned, quantize: str, why: str) -> None:
+    plan = planned(quantize, "bert", "fill-mask")
+    assert entries(plan)["embedding.word"].spec is None
+    table, head = reasons(plan)["embedding.word"], next(one for one in plan.skipped if "tied to an" in one.reason)
+    assert why in table
+    assert head.reason == "its weight is tied to an embedding table: computed in float"
+
+
 def test_a_head_at_two_bits_is_doubted(planned) -> None:
     narrow = rule("{role: weight}", "weights: {dtype: int2}")
     exported_head = planned(narrow, "bert", "text-classification")
