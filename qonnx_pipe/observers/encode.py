@@ -16,6 +16,7 @@ from qonnx_pipe.errors import NumericsError
 from qonnx_pipe.observers import OBSERVERS
 from qonnx_pipe.observers.expand import expanded
 from qonnx_pipe.observers.groups import resolve_groups
+from qonnx_pipe.observers.protocol import Requirement
 
 SAMPLED_TOKENS = 512
 """Tokens to keep where outputs are compared; with twice as many MiniLM's SQNR is the same within 0.1 dB."""
@@ -28,13 +29,16 @@ def requests(plan: QuantPlan) -> Requests:
 
     A plan that compares outputs (bias correction, AdaRound, GPTQ, a fold, an expansion, groups whose form is open, an
     error over tokens) needs whole tokens of every linear's input, quantized or not, and of every site that asks itself.
+    Folds may move dimensions of other tensors too: those whose range needs a histogram take a new one from tokens.
     """
     compares = plan.bias_correction or any(_compares(entry.spec) for entry in plan.entries)
+    folds = plan.equalise or any(_moves(entry.spec) for entry in plan.entries)
     wishes: list[Request] = []
     for entry in plan.entries:
         if entry.site.is_weight:
             continue
         sampled = compares and (bool(entry.site.feeds) or _compares(entry.spec))
+        sampled |= folds and not entry.site.pairwise and _needs(entry.spec) == "histogram"
         if entry.spec is not None or sampled:
             wishes.append(_request(entry.site.id, entry.spec, SAMPLED_TOKENS if sampled else 0))
     return Requests(tuple(wishes))
@@ -44,19 +48,29 @@ def _compares(spec: QuantSpec | None) -> bool:
     """Whether something of a quantizer is chosen by what it does to whole tokens."""
     if spec is None:
         return False
-    open_form = spec.form == "auto" and isinstance(spec.granularity, PerEmbedding | PerEmbeddingGroup)
     by_error = isinstance(spec.granularity, PerEmbeddingGroup) and spec.granularity.boundaries == "error"
-    moved = spec.smooth > 0 or spec.shift or spec.form in ("fold", "expand") or open_form
-    return moved or by_error or spec.rounds_by_data or spec.range == "cross_entropy"
+    expands = spec.form == "expand"
+    return _moves(spec) or expands or by_error or spec.rounds_by_data or spec.range == "cross_entropy"
+
+
+def _moves(spec: QuantSpec | None) -> bool:
+    """Whether a quantizer is folded into the constants around it, or may be."""
+    if spec is None:
+        return False
+    return spec.folds or (spec.form == "auto" and isinstance(spec.granularity, PerEmbedding | PerEmbeddingGroup))
+
+
+def _needs(spec: QuantSpec | None) -> Requirement:
+    """What the range method of a quantizer reads besides extremes."""
+    return "minmax" if spec is None else OBSERVERS[spec.range].requires
 
 
 def _request(site: str, spec: QuantSpec | None, samples: int) -> Request:
     if spec is None:
         return Request(site, samples=samples)
     grouped = isinstance(spec.granularity, PerEmbedding | PerEmbeddingGroup) or spec.form == "expand"
-    needs = OBSERVERS[spec.range].requires
-    histogram = ("embedding" if grouped else "tensor") if needs == "histogram" else None
-    return Request(site, running=needs == "running", histogram=histogram, samples=samples)
+    histogram = ("embedding" if grouped else "tensor") if _needs(spec) == "histogram" else None
+    return Request(site, running=_needs(spec) == "running", histogram=histogram, samples=samples)
 
 
 def encode_activation(

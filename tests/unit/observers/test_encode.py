@@ -144,3 +144,17 @@ def test_rounding_and_bias_correction_need_tokens_of_inputs_that_stay_float_too(
     expected = {"x": SAMPLED_TOKENS, "float": SAMPLED_TOKENS, "sum": 0}
     assert sampled(QuantPlan("cpu", "full", (rounded, *PLAIN[1:]))) == expected
     assert sampled(QuantPlan("cpu", "full", PLAIN, bias_correction=True)) == expected
+
+
+@pytest.mark.parametrize("name", ["smooth", "shift", "fold", "open dimensions"])
+def test_a_fold_needs_tokens_of_every_tensor_whose_histogram_it_may_move(name: str) -> None:
+    """A fold of the context rescales the values, and a shift moves an FFN's output: both take new histograms."""
+    moved = (linear("itself", COMPARING[name]), linear("values", spec(method="mse"), feeds=False))
+    scores = PlanEntry(Site("s", Role.ATTENTION_SCORES, 0, "s", 4, pairwise=True), spec(method="mse"), "qdq", "r")
+    found = sampled(QuantPlan("cpu", "full", (*PLAIN, *moved, scores)))
+    assert (found["values"], found["sum"], found["s"]) == (SAMPLED_TOKENS, 0, 0)
+
+
+def test_columns_move_no_histogram() -> None:
+    values = linear("values", spec(method="mse"), feeds=False)
+    assert sampled(QuantPlan("cpu", "full", (*PLAIN, linear("x", COMPARING["expand"]), values)))["values"] == 0
