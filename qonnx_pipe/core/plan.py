@@ -22,6 +22,9 @@ from qonnx_pipe.core.spec import QuantSpec
 Placement = Literal["matmul_inputs", "full"]
 MatMulForm = Literal["integer", "qdq"]
 GatherForm = Literal["nbits", "dq"]
+AttentionForm = Literal["fused", "plain"]
+"""One operator an attention (ONNX's Attention, opset 23), or the operators of the float model."""
+
 Lowering = Literal[
     "integer",
     "qdq",
@@ -61,7 +64,7 @@ class PlanEntry:
 class QuantPlan:
     """The whole decision, made before calibration; `skipped` is what was wanted and cannot be.
 
-    `shape`: batch and sequence of a target that takes no other.
+    `shape`: batch and sequence of a target that takes no other. `attention`: its form where MatMuls are `integer`.
     """
 
     target: str
@@ -71,6 +74,7 @@ class QuantPlan:
     bias_correction: bool = False
     equalise: bool = False
     shape: tuple[int, int] | None = None
+    attention: AttentionForm = "fused"
 
     @property
     def quantized(self) -> tuple[PlanEntry, ...]:
@@ -91,6 +95,7 @@ class QuantPlan:
             "bias_correction": self.bias_correction,
             "equalise": self.equalise,
             "shape": self.shape and list(self.shape),
+            "attention": self.attention,
             "entries": [_entry_to_json(entry) for entry in self.entries],
             "skipped": [{"site": skip.site, "reason": skip.reason} for skip in self.skipped],
         }
@@ -106,6 +111,7 @@ class QuantPlan:
             bias_correction=data["bias_correction"],
             equalise=data["equalise"],
             shape=(int(data["shape"][0]), int(data["shape"][1])) if data.get("shape") else None,
+            attention=data.get("attention", "fused"),
         )
 
 

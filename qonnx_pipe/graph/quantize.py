@@ -189,8 +189,9 @@ class _Work:
 
     def suit_the_kernels(self) -> None:
         """What is around the linear layers, in the operators that onnxruntime runs fast; needs them lowered."""
-        share_sums(self.emit)
-        fuse_attention(self.emit)
+        if self.plan.attention == "fused":
+            share_sums(self.emit)
+            fuse_attention(self.emit)
         keep_norms_apart(self.emit)
         subtract_products(self.emit)
 

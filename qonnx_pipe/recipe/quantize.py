@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from qonnx_pipe.core.plan import GatherForm, MatMulForm, Placement
+from qonnx_pipe.core.plan import AttentionForm, GatherForm, MatMulForm, Placement
 from qonnx_pipe.core.site import Role
 from qonnx_pipe.core.spec import Rounding
 from qonnx_pipe.recipe.budget import Budget
@@ -185,6 +185,11 @@ class Quantize(Strict):
         "packed in memory. dq (for other tables, and the default, and the only form, elsewhere): Gather and "
         "arithmetic, standard ONNX, on codes that take a byte each once a session has opened the file.",
     )
+    attention: AttentionForm | None = Field(
+        default=None,
+        description="How softmax attention is written. fused (the default beside matmul: integer): ONNX's Attention, "
+        "which raises the file to opset 23. plain (the default, and the only form, elsewhere): as in the float model.",
+    )
     bias_correction: bool = Field(
         default=False,
         description="Move what quantized weights shift the mean of each output by into the bias (Nagel et al. 2019); "
@@ -224,6 +229,9 @@ class Quantize(Strict):
             if getattr(self, key) == own and self.target != "cpu":
                 fix = f"leave quantize.{key} out, or write {standard}"
                 raise mistake("target {target} has no such operator", key=key, fix=fix, target=self.target)
+        if self.attention == "fused" and self.matmul_form != "integer":
+            fix = "leave quantize.attention out, or write matmul: integer"
+            raise mistake("standard MatMuls keep standard attention", key="attention", fix=fix)
         if self.shape is not None and self.target != "qnn":
             fix = "leave quantize.shape out: the model takes any"
             raise mistake("target {target} needs no static shape", key="shape", fix=fix, target=self.target)
@@ -270,6 +278,11 @@ class Quantize(Strict):
     def gather_form(self) -> GatherForm:
         """How tables are read on the target, where they allow it."""
         return self.gather or ("nbits" if self.matmul_form == "integer" else "dq")
+
+    @property
+    def attention_form(self) -> AttentionForm:
+        """How attention is written on the target."""
+        return self.attention or "fused" if self.matmul_form == "integer" else "plain"
 
     @property
     def roundings(self) -> frozenset[Rounding]:

@@ -14,7 +14,7 @@ from qonnx_pipe import tasks
 from qonnx_pipe.core.encoding import FloatArray
 from qonnx_pipe.core.examples import Batch
 from qonnx_pipe.core.numerics import sqnr_db
-from qonnx_pipe.core.plan import MatMulForm, Placement, PlanEntry, QuantPlan
+from qonnx_pipe.core.plan import AttentionForm, MatMulForm, Placement, PlanEntry, QuantPlan
 from qonnx_pipe.core.tuning import Trial, Tuning
 from qonnx_pipe.core.verdict import Interval
 from qonnx_pipe.errors import NumericsError, QpipeError
@@ -77,7 +77,10 @@ def tune_stage(
     best = _Best(settings, workdir / "0.onnx", make(settings, workdir / "0.onnx"))
     start_db = fidelity(best.file)
     trials: list[Trial] = []
-    tried = {_form(settings, settings.placement, settings.matmul_form).name}
+    tried = {
+        _form(settings, settings.placement, settings.matmul_form).name,
+        _attention(settings, settings.attention_form).name,
+    }
     while change := _next(best, tried):
         tried.add(change.name)
         say(change.name)
@@ -94,10 +97,13 @@ def tune_stage(
 def changes(settings: Quantize, plan: QuantPlan) -> Iterator[Change]:
     """What is worth trying, the greatest first.
 
-    1. Every placement with every form of weight MatMuls that the target has. 2. For each role whose activations are
-    folded, expanded or split: one plain range. 3. The same for each expanded site alone.
+    1. Every placement with every form of weight MatMuls that the target has. 2. Attention in its other form, where it
+    has two. 3. For each role whose activations are folded, expanded or split: one plain range. 4. The same for each
+    expanded site alone.
     """
     yield from (_form(settings, placement, form) for placement, form in product(get_args(Placement), _forms(settings)))
+    if settings.matmul_form == "integer" and settings.placement != "full":  # sites inside keep an attention apart
+        yield from (_attention(settings, form) for form in get_args(AttentionForm))
     formed = [entry for entry in plan.quantized if not entry.site.is_weight and _is_formed(entry)]
     for role in dict.fromkeys(entry.site.role for entry in formed):
         yield _plain(settings, f"one range at {role}", Match(role=(role,)), {"role": str(role)})
@@ -114,6 +120,11 @@ def _forms(settings: Quantize) -> tuple[MatMulForm, ...]:
 def _form(settings: Quantize, placement: Placement, form: MatMulForm) -> Change:
     told = {"placement": placement, "matmul": form}
     return Change(f"{placement}, {form}", settings.model_copy(update=told), told)
+
+
+def _attention(settings: Quantize, form: AttentionForm) -> Change:
+    told = {"attention": form}
+    return Change(f"attention {form}", settings.model_copy(update=told), told)
 
 
 def _is_formed(entry: PlanEntry) -> bool:
@@ -145,7 +156,7 @@ def _tried(change: Change, best: _Best, path: Path, make: Make, judge: _Judge) -
     sqnr = None
     try:
         plan = make(change.settings, path)
-        if plan.entries == best.plan.entries and plan.placement == best.plan.placement:
+        if _same(plan, best.plan):
             return None, best.plan
         sqnr = judge.fidelity(path)
         if sqnr < judge.least_db:
@@ -156,6 +167,11 @@ def _tried(change: Change, best: _Best, path: Path, make: Make, judge: _Judge) -
         return replace(failed, sqnr_db=sqnr, reason=failure.what), best.plan
     reason = "faster" if interval[0] > 1 else "slower" if interval[1] < 1 else "as fast, within noise"
     return Trial(change.name, change.told, gain, interval, sqnr, interval[0] > 1, reason), plan
+
+
+def _same(one: QuantPlan, other: QuantPlan) -> bool:
+    """Whether two plans make the same file."""
+    return (one.entries, one.placement, one.attention) == (other.entries, other.placement, other.attention)
 
 
 class Measured:

@@ -93,6 +93,23 @@ def test_a_whole_model(exported, tmp_path, family, placement, form, *, lowering)
     assert ran.floats == ()
 
 
+@pytest.mark.parametrize(("form", "found", "opset"), [("fused", 2, 23), ("plain", 0, 21)])
+def test_attention_has_the_form_of_the_plan(exported, tmp_path, form, found, opset):
+    path = exported("bert", "text-classification")
+    model, feed = io.load(path), inputs(path)
+    sites = find_sites(model)
+    entries = [PlanEntry(site, wanted(site, "matmul_inputs", PerTensor()), "integer", "test") for site in sites.sites]
+    values = seen(path, sites.activations, feed)
+    codings = {site.id: per_tensor(values[site.tensor]) for site in sites.activations if site.feeds}
+    quantize(model, QuantPlan("cpu", "matmul_inputs", tuple(entries), attention=form), codings, encode)
+    io.save(model, tmp_path / "q.onnx")
+    made = onnx.load(tmp_path / "q.onnx")
+    assert sum(node.op_type == "Attention" for node in made.graph.node) == found
+    assert {one.domain: one.version for one in made.opset_import}[""] == opset
+    (expected,), (result,) = outputs(str(path), feed), outputs(str(tmp_path / "q.onnx"), feed)
+    assert sqnr_db(expected, result) > WORST_DB
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_language_model_holds_its_tied_table_once(exported, tmp_path, bits):
     source = exported("bert", "fill-mask")

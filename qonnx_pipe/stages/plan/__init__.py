@@ -62,6 +62,7 @@ def plan_stage(recipe: Recipe, model: Path, widths: Mapping[str, int] | None = N
         bias_correction=recipe.quantize.bias_correction,
         equalise=recipe.quantize.equalise,
         shape=recipe.quantize.static_shape,
+        attention=recipe.quantize.attention_form,
     )
 
 

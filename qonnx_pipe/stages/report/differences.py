@@ -29,7 +29,7 @@ def settings(plans: Plans) -> tuple[Difference, ...]:
     """What holds for a whole plan and is not the same in all."""
     rows = {
         name: tuple(str(getattr(plan, name)) if plan else NOWHERE for plan in plans)
-        for name in ("target", "placement", "bias_correction", "equalise")
+        for name in ("target", "placement", "bias_correction", "equalise", "attention")
     }
     return tuple(Difference(name, (name,), cells) for name, cells in rows.items() if len(set(cells)) > 1)
 

@@ -1,5 +1,6 @@
 """The plan says of every site what it becomes, in which form, and why; and refuses what cannot be."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -341,6 +342,25 @@ def test_a_tied_table_is_no_choice_and_no_obstacle(tmp_path: Path, exported: Cal
     found = candidates(recipe, exported("bert", "fill-mask"), recipe.quantize.budget)
     assert {tuple(widths) for widths in found.specs.values()} == {(4,)}
     assert EMBEDDING_TABLES.isdisjoint(site.role for site in found.specs)
+
+
+@pytest.mark.parametrize(
+    ("quantize", "form"),
+    [
+        ("  placement: full\n", "fused"),
+        ("  attention: plain\n", "plain"),
+        ("  matmul: qdq\n", "plain"),
+        ("  target: openvino\n", "plain"),
+    ],
+)
+def test_attention_is_one_operator_beside_integer_matmuls_alone(planned, quantize: str, form: str) -> None:
+    assert planned(quantize).attention == form
+    assert QuantPlan.from_json(json.loads(json.dumps(planned(quantize).to_json()))) == planned(quantize)
+
+
+def test_fused_attention_beside_standard_matmuls_is_refused(planned) -> None:
+    with pytest.raises(RecipeError, match="standard MatMuls keep standard attention"):
+        planned("  matmul: qdq\n  attention: fused\n")
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

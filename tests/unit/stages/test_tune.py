@@ -36,13 +36,14 @@ def plan_of(settings: Quantize) -> QuantPlan:
     weight = Site("weight", Role.WEIGHT, 0, "w", 8, ("m0",))
     spec = QuantSpec(QTYPES["int8"], PerTensor(), False)
     entries.append(PlanEntry(weight, spec, settings.matmul_form, "weights"))
-    return QuantPlan(settings.target, settings.placement, tuple(entries))
+    return QuantPlan(settings.target, settings.placement, tuple(entries), attention=settings.attention_form)
 
 
 def facts_of(plan: QuantPlan) -> set[str]:
-    """What a simulated file is like: "full", "qdq", and "plain <site>"."""
+    """What a simulated file is like: "full", "qdq", "attention plain", and "plain <site>"."""
     facts: set[str] = {plan.placement, plan.entries[-1].lowering}
     facts |= {"full and qdq"} if facts == {"full", "qdq"} else set()
+    facts |= {f"attention {plan.attention}"} if "integer" in facts else set()
     return facts | {f"plain {entry.site.id}" for entry in plan.entries if entry.lowering == "qdq"}
 
 
@@ -87,6 +88,7 @@ def test_equal_files_leave_the_recipe_as_it_is(tmp_path: Path) -> None:
         "matmul_inputs, qdq",
         "full, integer",
         "full, qdq",
+        "attention plain",
         "one range at ffn.input",
         "one range at ffn.activation",
         "one range at layer.0/ffn.activation",
@@ -158,6 +160,22 @@ def test_the_result_is_no_slower_than_any_fixed_choice(tmp_path: Path, start: di
     ]
     (tmp_path / "tuned").write_text("\n".join(facts_of(plan)))
     assert world.time(tmp_path / "tuned") <= min(fixed)
+
+
+@pytest.mark.parametrize("start", ["fused", "plain"])
+@pytest.mark.parametrize("best", ["fused", "plain"])
+def test_attention_is_tried_in_both_forms_once(tmp_path: Path, start: str, best: str) -> None:
+    world = Simulated({f"attention {best}": -0.1})
+    plan, trials, _ = world.tuned(tmp_path, Quantize(tune=Tune(), attention=start))
+    assert plan.attention == best
+    other = {"fused": "plain", "plain": "fused"}[start]
+    assert [name for name in trials if name.startswith("attention")] == [f"attention {other}"]
+
+
+@pytest.mark.parametrize("settings", [{"matmul": "qdq"}, {"placement": "full"}])
+def test_attention_has_one_form_where_it_is_not_fused(settings: dict[str, str]) -> None:
+    start = Quantize(**settings)
+    assert not any(change.name.startswith("attention") for change in changes(start, plan_of(start)))
 
 
 def test_a_target_with_one_form_is_not_tried_in_another(tmp_path: Path) -> None:
