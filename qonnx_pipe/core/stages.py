@@ -12,13 +12,13 @@ Stage = Literal[
     "plan",
     "calibrate",
     "tune",
-    "qat",
     "round",
+    "qat",
     "quantize",
     "validate",
     "report",
 ]
 STAGES: tuple[Stage, ...] = get_args(Stage)[1:]
 """The stages of a run, in order; `train` comes before them where the model is one that a recipe trains, and
-`sensitivity`, `timing`, `tune`, `qat` and `round` are left out where the recipe has no budget, none of time, asks for
-no search, trains nothing quantized and learns no rounding (`pipeline.stages_of`)."""
+`sensitivity`, `timing`, `tune`, `round` and `qat` are left out where the recipe has no budget, none of time, asks for
+no search, learns no rounding and trains nothing quantized (`pipeline.stages_of`)."""

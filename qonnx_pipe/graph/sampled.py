@@ -123,6 +123,14 @@ def matrix(model: ir.Model, site: Site) -> FloatArray:
     return next(array for _, _, array in _uses(model.graph, site))
 
 
+def put_matrix(model: ir.Model, site: Site, array: FloatArray) -> None:
+    """Let a weight [in, out] or table be `array`, in place, for the nodes that the site feeds."""
+    emit, before = Emitter(model.graph), {node.inputs[index] for node, index, _ in _uses(model.graph, site)}
+    _replace(emit, site, array)
+    for value in before:
+        emit.release(value)
+
+
 def _uses(graph: ir.Graph, site: Site) -> Iterator[tuple[ir.Node, int, FloatArray]]:
     """Each node that uses a weight or table, the input where it stands, and its values, [in, out]."""
     names = set(site.feeds)

@@ -14,6 +14,7 @@ from qonnx_pipe import __version__
 from qonnx_pipe.core.artifact import ANALYSIS, SENSITIVITY, TRAINED, sha256_file
 from qonnx_pipe.core.files import write_json
 from qonnx_pipe.core.plan import QuantPlan
+from qonnx_pipe.core.rounding import Codes
 from qonnx_pipe.core.stages import Stage
 from qonnx_pipe.core.statistics import CalibrationTable, Provenance, Requests
 from qonnx_pipe.observers.encode import requests
@@ -136,7 +137,7 @@ def qat(work: Work) -> Step:
         table, place = read_table(work.file("calibrate", "calibration.npz")), work.store.workdir(step.key)
         settled, folded, start = _settled(work, table, folder), place / "folded.onnx", place / "start.onnx"
         check_trainable(settled, (work.learned, work.held), settings)
-        first = start_stage(work.float_model, settled, table, folded, start)
+        first = start_stage(work.float_model, settled, table, folded, start, rounded=_rounded(work))
         work.listen(Progress("qat", "start", "training", work.learned.steps * settings.epochs))
         kept = qat_stage(
             work.float_model,
@@ -158,6 +159,7 @@ def qat(work: Work) -> Step:
 
     inputs = work.digests("export", FLOAT, *TOKENIZER) | work.digests("plan") | work.digests("calibrate")
     inputs |= work.digests("tune", "plan.json") if "tune" in work.entries else {}
+    inputs |= work.digests("round") if "round" in work.entries else {}
     texts = {"data.train": work.learned, "data.validation": work.held}
     inputs |= {name: found.examples.sha256 for name, found in texts.items()}
     sizes = [[found.batch_size, found.max_length] for found in texts.values()]
@@ -207,19 +209,11 @@ def quantize(work: Work) -> Step:
         from qonnx_pipe.stages.calibrate import read_table
         from qonnx_pipe.stages.qat import METRICS, read_encodings
         from qonnx_pipe.stages.quantize import quantize_stage
-        from qonnx_pipe.stages.round import read_rounding
 
-        table, rounded, trained, source = (
-            read_table(work.file("calibrate", "calibration.npz")),
-            None,
-            None,
-            work.float_model,
-        )
+        table, trained, source = read_table(work.file("calibrate", "calibration.npz")), None, work.float_model
         if "qat" in work.entries:
             trained, source = read_encodings(work.file("qat", METRICS)), work.file("qat", TRAINED)
-        if "round" in work.entries:
-            learned = read_rounding(work.file("round", "rounding.npz"))
-            rounded = {site: found.codes for site, found in learned.items()}
+        rounded = _rounded(work)
         metadata = {"qonnx_pipe.recipe": name, "qonnx_pipe.version": __version__}
         settled, target = _settled(work, table, folder), folder / "model.onnx"
         encodings = quantize_stage(source, settled, table, target, rounded=rounded, trained=trained, metadata=metadata)
@@ -232,11 +226,20 @@ def quantize(work: Work) -> Step:
     return Step("quantize", [name, *_timed_on(work.plan)], inputs, build)
 
 
+def _rounded(work: Work) -> dict[str, Codes] | None:
+    """Learned codes by site id; None where none were asked for."""
+    from qonnx_pipe.stages.round import read_rounding
+
+    if "round" not in work.entries:
+        return None
+    return {site: found.codes for site, found in read_rounding(work.file("round", "rounding.npz")).items()}
+
+
 def _settled(work: Work, table: CalibrationTable, folder: Path) -> QuantPlan:
     """The plan with every form settled, once; written into `folder` where it was still open."""
     from qonnx_pipe.stages.lowering import settle_forms
 
-    made = [work.entries[stage] for stage in ("round", "qat", "tune") if stage in work.entries]
+    made = [work.entries[stage] for stage in ("qat", "round", "tune") if stage in work.entries]
     settled = next((entry.path("plan.json") for entry in made if "plan.json" in entry.files), None)
     if settled is not None:
         plan = QuantPlan.from_json(json.loads(settled.read_bytes()))

@@ -249,7 +249,6 @@ class Quantize(Strict):
         decided = {
             "bias_correction": self.bias_correction,
             "equalise": self.equalise,
-            "weights.rounding": self.roundings,
         }
         for key, on in decided.items():
             if on:

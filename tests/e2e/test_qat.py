@@ -15,6 +15,7 @@ from qonnx_pipe.core.encoding import Encoding
 from qonnx_pipe.core.numerics import dequantize, quantize, sqnr_db
 from qonnx_pipe.core.plan import QuantPlan
 from qonnx_pipe.recipe import load
+from qonnx_pipe.stages.round import read_rounding
 from tests.e2e.learning import Run, write_learner
 
 pytestmark = pytest.mark.export
@@ -60,7 +61,11 @@ quantize:
 validate: {latency: {shapes: []}, gates: {agreement: 0.9}}
 """
 )
-RUNS = pytest.mark.parametrize("recipe", ["small", "folded"])
+ROUNDED = QAT.replace("name: small", "name: rounded").replace(
+    "weights: {dtype: int4, granularity: per_channel}",
+    "gptq: {tokens: 256}\n  weights: {dtype: int4, granularity: per_channel, rounding: gptq}",
+)
+RUNS = pytest.mark.parametrize("recipe", ["small", "folded", "rounded"])
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +79,11 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "bare.csv").write_text("\n".join(["text", *(row.partition(",")[0] for row in rows)]) + "\n")
     (folder / "small.yaml").write_text(QAT)
     (folder / "folded.yaml").write_text(FOLDED)
+    (folder / "rounded.yaml").write_text(ROUNDED)
     store = Store(folder / "cache")
     entry = pipeline.train(load(folder / "learned.yaml"), lambda _: None, store)
     store.materialize(entry, entry.files, folder / "float")
-    for name in ("small", "folded"):
+    for name in ("small", "folded", "rounded"):
         pipeline.run(load(folder / f"{name}.yaml"), folder / name, lambda _: None, store=store)
     return folder
 
@@ -234,7 +240,7 @@ def test_ctrl_c_resumes_to_the_same_bytes(
         (["quantize.qat.learning_rate=1.0e+30"], 3, ("the loss is", "of epoch", "lower quantize.qat.learning_rate")),
         (["data.train.source=bare.csv"], 3, ("texts have no label", "quantize.qat.loss.labels: 0")),
         (["quantize.bias_correction=true"], 2, ("quantize.bias_correction", "not together with qat")),
-        (["quantize.weights.rounding=adaround"], 2, ("quantize.weights.rounding", "not together with qat")),
+        (["quantize.equalise=true"], 2, ("quantize.equalise", "not together with qat")),
         (["quantize.qat.loss.labels=0", "quantize.qat.loss.logits=0", "quantize.qat.loss.hidden=0"], 0, ()),
         (["quantize.qat.ranges=current"], 2, ("ranges: current",)),
         (["quantize.activations.granularity=per_embedding"], 2, ("per_embedding as split changes the weights' rows",)),
@@ -270,6 +276,25 @@ def test_a_training_that_helps_nothing_leaves_the_model_as_it_was(qpipe: Run, pl
     assert facts["accuracy"]["validation"]["value"] == facts["untrained"]["accuracy"]
 
 
+def test_a_training_starts_from_learned_codes(qpipe: Run, place: Path, origin: Path) -> None:
+    """Where no epoch is better, they are what is executed."""
+    options = ["--set", "quantize.qat.learning_rate=0.1", "--set", "quantize.qat.loss.labels=0"]
+    code, _, err = qpipe("run", "rounded.yaml", "--out", "other", "--until", "quantize", *options)
+    assert code == 0, err
+    facts, learned = read(place / "other/qat.json"), read_rounding(place / "other/rounding.npz")
+    assert facts["chosen"]["epoch"] == 0
+    assert len(learned) == 14, "two layers of six, pooler and head"
+    graph, floats = trained_graph(place, "other", origin / "rounded.yaml"), initializers(place / "other/trained.onnx")
+    before, moved = initializers(place / "other/float/model.onnx"), 0
+    for site in (site for site in graph.sites.values() if site.id in learned):
+        start, plain = floats[site.tensor], before[site.tensor.removesuffix("_other")]
+        encoding = Encoding.from_json(facts["encodings"]["weights"][site.id])
+        codes, nearest = (quantize(w.T if site.tensor in graph._turned else w, encoding) for w in (start, plain))
+        np.testing.assert_array_equal(codes, learned[site.id].codes)
+        moved += np.count_nonzero(codes != nearest)
+    assert moved, "not those of rounding to the nearest"
+
+
 def test_a_held_out_loss_that_is_no_number(qpipe: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([0.5, float("nan")])
     monkeypatch.setattr("qonnx_pipe.source.qat.Student.mean_loss", lambda *_: next(losses))
@@ -287,16 +312,16 @@ def plan_of(run: Path) -> QuantPlan:
     return QuantPlan.from_json(read(run / "plan.json"))
 
 
-def trained_graph(origin: Path, recipe: str) -> Any:
-    """The network in torch, with trained weights and encodings."""
+def trained_graph(origin: Path, run: str, recipe: Path | None = None) -> Any:
+    """The network in torch, with trained weights and encodings; a run is called after its recipe, or `recipe` is."""
     from qonnx_pipe.graph.network import read_network
     from qonnx_pipe.source.qat import QuantizedGraph
 
-    run, settings = origin / recipe, load(origin / f"{recipe}.yaml").quantize.qat
+    settings, folder = load(recipe or origin / f"{run}.yaml").quantize.qat, origin / run
     assert settings is not None
-    stored = read(run / "qat.json")["encodings"]
+    stored = read(folder / "qat.json")["encodings"]
     encodings = {site: Encoding.from_json(one) for site, one in (stored["activations"] | stored["weights"]).items()}
-    return QuantizedGraph(read_network(run / "trained.onnx"), plan_of(run), encodings, settings)
+    return QuantizedGraph(read_network(folder / "trained.onnx"), plan_of(folder), encodings, settings)
 
 
 def some_batch(run: Path) -> dict[str, np.ndarray]:

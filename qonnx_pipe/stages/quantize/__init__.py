@@ -26,10 +26,9 @@ from qonnx_pipe.graph.equalise import equalising
 from qonnx_pipe.graph.fold import fold, restores, weights_behind
 from qonnx_pipe.graph.permute import permute
 from qonnx_pipe.graph.quantize import quantize
-from qonnx_pipe.graph.sampled import matrix
+from qonnx_pipe.graph.sampled import matrix, put_matrix
 from qonnx_pipe.observers.fold import Reader, bias_error, by_groups, moved, search, smoothing
 from qonnx_pipe.observers.orders import shared_orders
-from qonnx_pipe.observers.weights import encode_weight, quantize_weight
 from qonnx_pipe.stages.quantize.encodings import TOKENS_FIX, encode, encode_and_round, statistics_of
 from qonnx_pipe.stages.quantize.npu import quantize_npu
 
@@ -57,7 +56,7 @@ def quantize_stage(
     loaded = io.load(model)
     io.detach(loaded)
     if trained is not None:
-        encode_trained = partial(encode_and_round, given=trained.weights, rounded=None)
+        encode_trained = partial(encode_and_round, given=trained.weights, rounded={})
         encodings = replace(trained, weights=quantize(loaded, plan, trained.activations, encode_trained))
     elif plan.shape:
         encodings = quantize_npu(loaded, plan, table, given=given or {})
@@ -93,23 +92,35 @@ def fold_stage(model: Path, plan: QuantPlan, table: CalibrationTable, target: Pa
     io.save(loaded, target, beside=True)
 
 
-def start_stage(model: Path, plan: QuantPlan, table: CalibrationTable, folded: Path, start: Path) -> Encodings:
+def start_stage(
+    model: Path,
+    plan: QuantPlan,
+    table: CalibrationTable,
+    folded: Path,
+    start: Path,
+    *,
+    rounded: Mapping[str, Codes] | None = None,
+) -> Encodings:
     """What `quantize_stage` would make of the float model, still in floats: where a training starts.
 
-    To `folded` goes what `fold_stage` writes, to `start` the same with the biases corrected. Errors as there.
+    To `folded` goes what `fold_stage` writes, to `start` the same with the biases corrected, and with the values of
+    codes that were learned (`rounded`, by site id) in place of the weights. Errors as there.
     """
+    rounded = rounded or {}
     loaded = io.load(model)
     io.detach(loaded)
     behind, statistics = _behind_folds(loaded, plan, table, {})
     io.save(loaded, folded, beside=True)
-    correction = _Correction(_to_correct(plan, behind.folds, {}), statistics)
+    correction = _Correction(_to_correct(plan, behind.folds, rounded), statistics)
     weights, errors = dict[str, Encoding](), dict[str, FloatArray]()
-    for site, spec in ((entry.site, entry.spec) for entry in plan.quantized if entry.site.is_weight):
-        weight = matrix(loaded, site)
-        assert spec is not None
-        weights[site.id] = encoding = encode_weight(weight, spec, site=site.id)
+    for entry in (entry for entry in plan.quantized if entry.site.is_weight):
+        site, weight = entry.site, matrix(loaded, entry.site)
+        encoding, codes = encode_and_round(entry, weight, given={}, rounded=rounded)
+        weights[site.id] = encoding
+        if site.id in rounded:
+            put_matrix(loaded, site, dequantize(codes, encoding))
         for linear in set(site.feeds) & set(correction.sites):
-            error = correction(linear, weight, dequantize(quantize_weight(weight, encoding), encoding))
+            error = correction(linear, weight, dequantize(codes, encoding))
             errors |= {} if error is None else {linear: error}
     add_to_biases(loaded, errors)
     io.save(loaded, start, beside=True)
