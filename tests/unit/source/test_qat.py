@@ -141,4 +141,4 @@ def test_a_tied_head_is_trained_on_the_codes_of_its_table() -> None:
         found = graph({"ids": torch.tensor([[5, 0]])})
     real = fake_quantize(table, coded)
     np.testing.assert_array_equal(found["rows"].numpy(), real[[[5, 0]]])
-    np.testing.assert_allclose(found["y"].numpy(), real[[[5, 0]]] @ real.T, rtol=1e-5)
+    np.testing.assert_allclose(found["y"].numpy(), real[[[5, 0]]] @ real.T, rtol=1e-5, atol=1e-6)  # sums may cancel
