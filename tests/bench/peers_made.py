@@ -100,7 +100,8 @@ def _make(peer: Peer, model: Path, batches: Path, folder: Path) -> Path | Missin
     partial = target.with_stem(f"{peer.tool}-partial")
     try:
         peer.environment.install()
-        _run(*peer.environment.command, str(TOOLS), peer.tool, *map(str, (model, batches, partial)))
+        script, *handed = (str(path.absolute()) for path in (TOOLS, model, batches, partial))
+        _run(*peer.environment.command, script, peer.tool, *handed, place=folder)  # some leave files where they run
     except subprocess.CalledProcessError as failure:
         words = (failure.stderr or "").strip().splitlines()
         return Missing(peer, words[-1][:120] if words else f"ended with {failure.returncode}")
@@ -109,5 +110,5 @@ def _make(peer: Peer, model: Path, batches: Path, folder: Path) -> Path | Missin
     return target
 
 
-def _run(*command: str) -> None:
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def _run(*command: str, place: Path | None = None) -> None:
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=place)
