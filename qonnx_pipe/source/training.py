@@ -17,7 +17,7 @@ import numpy as np
 from qonnx_pipe.core.examples import Batch
 from qonnx_pipe.core.files import writing
 from qonnx_pipe.errors import NumericsError
-from qonnx_pipe.recipe.training import Criterion, Training
+from qonnx_pipe.recipe.training import Criterion, Precision, Training
 from qonnx_pipe.source.loading import quiet
 
 if TYPE_CHECKING:
@@ -112,9 +112,10 @@ def fit(
         if before and not epochs:
             _save(workdir / BEST, module.state_dict())
         for number in range(len(epochs), settings.epochs):
-            loss = _learn(
-                learner, batches(number), optimizer, schedule, settings=settings, number=number, progress=progress
-            )
+            with _precision(settings.precision):
+                loss = _learn(
+                    learner, batches(number), optimizer, schedule, settings=settings, number=number, progress=progress
+                )
             module.train(False)
             epochs.append(Epoch(loss, *judge()))
             if best((*before, *epochs), settings.chosen_by) == len(before) + number:
@@ -146,6 +147,19 @@ def _deterministic() -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+@contextmanager
+def _precision(precision: Precision) -> Iterator[None]:
+    """Matrix products of float32 tensors from factors that are rounded to `precision`, where the device can."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if precision == "bfloat16" else before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _rate(step: int, steps: int, warmup: float) -> float:
