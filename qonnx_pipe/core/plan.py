@@ -16,10 +16,12 @@ from qonnx_pipe.core.granularity import (
     PerTensor,
 )
 from qonnx_pipe.core.qtype import QTYPES
-from qonnx_pipe.core.site import Role, Site, SiteMap, Skipped
+from qonnx_pipe.core.site import ATTENTION_OPERANDS, Role, Site, SiteMap, Skipped
 from qonnx_pipe.core.spec import QuantSpec
 
-Placement = Literal["matmul_inputs", "full"]
+Placement = Literal["matmul_inputs", "all_matmul_inputs", "full"]
+"""Which activations have quantizers: inputs of MatMuls with a weight, of attention's MatMuls too, or every site."""
+
 MatMulForm = Literal["integer", "qdq"]
 GatherForm = Literal["nbits", "dq"]
 AttentionForm = Literal["fused", "plain"]
@@ -43,6 +45,13 @@ Lowering = Literal[
 
 BLOCKS: tuple[Lowering, ...] = ("nbits", "blocked")
 """Forms of weights whose codes stay as they are in a session: their kernels depend on the bits and take real values."""
+
+
+def is_placed(placement: Placement, site: Site) -> bool:
+    """Whether a placement takes in an activation."""
+    if placement == "all_matmul_inputs" and site.role in ATTENTION_OPERANDS:
+        return True
+    return placement == "full" or bool(site.feeds)
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,10 @@ class QuantPlan:
     def sites(self) -> SiteMap:
         """The sites that the plan is about."""
         return SiteMap(tuple(entry.site for entry in self.entries))
+
+    def reaches_all(self, site: Site) -> bool:
+        """Whether every reader of an activation gets it quantized, not only the linear layers that it feeds."""
+        return self.placement == "full" or not site.feeds
 
     def to_json(self) -> dict[str, object]:
         """Plain values for `plan.json`."""

@@ -57,6 +57,11 @@ LAYER_ROLES = (
 )
 """The 13 activation sites of one encoder layer, in the order of the data flow."""
 
+ATTENTION_OPERANDS = frozenset(
+    {Role.ATTENTION_QUERY, Role.ATTENTION_KEY, Role.ATTENTION_PROBABILITIES, Role.ATTENTION_VALUE}
+)
+"""What the MatMuls without weights multiply: Q·Kᵀ and P·V."""
+
 STREAM_ROLES = frozenset(
     {
         Role.ATTENTION_OUTPUT,

@@ -53,16 +53,16 @@ def quantize(
 
     `activations` holds an encoding for every activation site that the plan quantizes. Names of inputs, outputs and
     linear layers stay (the K MatMuls of a split layer are called `<name>_group0`, …), and so does metadata.
-    Order: linear layers (they read quantizers on their own edge), then tables, then, for `placement: full`, every
-    other reader of a site, then attention and residual sums; codes of few bits are packed last. Raises ModelError for a
-    model that is quantized already, or whose opset lacks a type or an operator that the plan needs.
+    Order: linear layers (they read quantizers on their own edge), then tables, then every other reader of a site
+    whose readers all get it quantized (`QuantPlan.reaches_all`), then attention and residual sums; codes of few bits
+    are packed last. Raises ModelError for a model that is quantized already, or whose opset lacks a type or an operator
+    that the plan needs.
     """
     _check(model, activations)
     work = _Work(model.graph, plan, activations, encode_weight, bias_error)
     work.lower_linears()
     work.lower_tables()
-    if plan.placement == "full":
-        work.quantize_readers()
+    work.quantize_readers()
     if any(entry.lowering == "integer" for entry in plan.quantized):
         work.suit_the_kernels()
     if any(entry.lowering == "reference" for entry in plan.quantized):
@@ -169,11 +169,11 @@ class _Work:
                     lower_table(self.emit, nodes, *coded)
 
     def quantize_readers(self) -> None:
-        """Give every original reader of a planned site the quantized tensor; a graph output becomes quantized too."""
+        """Give the sites that reach all readers to every original one, quantized; a graph output becomes so too."""
         values = {str(value.name): value for value in self.graph.inputs}
         values |= {str(value.name): value for node in self.graph for value in node.outputs}
         for entry in self.plan.quantized:
-            if entry.site.is_weight:
+            if entry.site.is_weight or not self.plan.reaches_all(entry.site):
                 continue
             value = values.get(entry.site.tensor)
             if value is None:  # its slices are computed apart, and only quantizers read them

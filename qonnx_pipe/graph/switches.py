@@ -49,8 +49,9 @@ class Switchboard:
 def add_switches(model: Path, plan: QuantPlan, target: Path, *, weights: NewWeight | None = None) -> Switchboard:
     """Write `model` to `target` with a switched quantizer at every activation that `plan` quantizes.
 
-    1. Placement full: every reader of a site sees the quantized tensor, the graph's output too, under its own name.
-    2. Placement matmul_inputs: only the linear layers that the site feeds see it; residual branches stay float.
+    1. Placement full, or a site that feeds no linear layer: every reader sees the quantized tensor, the graph's output
+       too, under its own name.
+    2. Else only the linear layers that the site feeds see it; residual branches stay float.
     3. Per tensor, at 8 or 16 bits: QuantizeLinear, DequantizeLinear. Any other: the same in float operators.
 
     A quantizer's settings are a graph input of its own: scale and zero point, shape [2], or those of each dimension,
@@ -61,7 +62,7 @@ def add_switches(model: Path, plan: QuantPlan, target: Path, *, weights: NewWeig
     """
     loaded = io.load(model)
     entries = [entry for entry in plan.quantized if not entry.site.is_weight]
-    wiring = _Wiring(loaded.graph, full=plan.placement == "full")
+    wiring = _Wiring(loaded.graph, plan)
     for index, entry in enumerate(entries):
         assert entry.spec is not None
         wiring.connect(index, entry.site, entry.spec)
@@ -88,8 +89,8 @@ def _settings(encoding: Encoding) -> FloatArray:
 class _Wiring:
     """Puts quantizers between the tensors of one graph and their readers."""
 
-    def __init__(self, graph: ir.Graph, *, full: bool) -> None:
-        self.graph, self.full = graph, full
+    def __init__(self, graph: ir.Graph, plan: QuantPlan) -> None:
+        self.graph, self.plan = graph, plan
         self.emit = Emitter(graph)
         self.layers = {linear.name: linear for linear in linears(graph)}
         self.values = {str(value.name): value for node in graph for value in node.outputs}
@@ -111,12 +112,12 @@ class _Wiring:
             quantized = self._switched(on, make(value, settings, spec.dtype, f"{name}_on"), value, name)
             for reader, position in usages:
                 reader.replace_input_with(position, quantized)
-            if self.full and value.is_graph_output():
+            if self.plan.reaches_all(site) and value.is_graph_output():
                 self.emit.replace_output(value, quantized)
 
     def _edges(self, site: Site) -> Iterator[tuple[ir.Value, list[tuple[ir.Node, int]]]]:
         """The tensors to quantize, each with its readers (node, input) that shall see it so."""
-        if self.full:
+        if self.plan.reaches_all(site):
             value = self.values[site.tensor]
             yield value, [(usage.node, usage.idx) for usage in value.uses()]
             return

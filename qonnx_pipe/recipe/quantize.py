@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from qonnx_pipe.core.plan import AttentionForm, GatherForm, MatMulForm, Placement
-from qonnx_pipe.core.site import Role
+from qonnx_pipe.core.plan import AttentionForm, GatherForm, MatMulForm, Placement, is_placed
+from qonnx_pipe.core.site import Role, Site
 from qonnx_pipe.core.spec import Rounding
 from qonnx_pipe.recipe.budget import Budget
 from qonnx_pipe.recipe.settings import Activations, Weights
@@ -166,7 +166,8 @@ class Quantize(Strict):
     placement: Placement = Field(
         default="matmul_inputs",
         description="Which activations are quantized. matmul_inputs (the default, fastest on the CPU): inputs of "
-        "weight MatMuls; sums, norms and residuals stay float. full: every site of Bondarenko et al. 2021.",
+        "weight MatMuls; sums, norms and residuals stay float. all_matmul_inputs: those of attention's MatMuls too, "
+        "attention.query, key, probabilities and value. full: every site of Bondarenko et al. 2021.",
     )
     shape: tuple[Positive, Positive] | None = Field(
         default=None,
@@ -267,6 +268,10 @@ class Quantize(Strict):
     def quantizes_all(self) -> bool:
         """Whether sites count that no weight MatMul reads; an NPU takes no float tensor."""
         return self.placement == "full" or self.target == "qnn"
+
+    def places(self, site: Site) -> bool:
+        """Whether an activation gets a quantizer, where its dtype is an integer."""
+        return self.quantizes_all or is_placed(self.placement, site)
 
     @property
     def matmul_form(self) -> MatMulForm:

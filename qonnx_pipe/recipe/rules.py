@@ -65,7 +65,7 @@ def resolve(recipe: Recipe, sites: SiteMap, widths: Widths | None = None) -> tup
             spec, note = fit(setting, site, by_rule="rules" in says["granularity"])
         except Misfit as misfit:
             key = says[misfit.field]
-            if recipe.quantize.quantizes_all or site.is_weight or site.feeds:
+            if site.is_weight or recipe.quantize.places(site):
                 misfits.setdefault(key, _problem(recipe, (*key, misfit.field), f"{site.id}: {misfit.what}", misfit.fix))
             spec, note = None, misfit.what
         choices.append(Choice(site, spec, dotted(key[1:3]), note))

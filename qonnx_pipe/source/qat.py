@@ -34,7 +34,7 @@ class QuantizedGraph(torch.nn.Module):
         """Raises ModelError for an operator that torch cannot compute, ValueError as FakeQuantizer does."""
         super().__init__()
         entries = plan.quantized
-        edges = [] if plan.placement == "full" else [entry.site for entry in entries if not entry.site.is_weight]
+        edges = [entry.site for entry in entries if not (entry.site.is_weight or plan.reaches_all(entry.site))]
         taps = {node: site.id for site in edges for node in site.feeds}
         self.graph = GraphModule(tapped(network, taps))
         self.sites = {entry.site.id: _read(network, entry.site) for entry in entries}
@@ -52,7 +52,7 @@ class QuantizedGraph(torch.nn.Module):
                 self._rows[site.tensor] = quantizer.rows
             elif site.is_weight:
                 self._hooks[site.tensor] = _transposed(quantizer) if site.tensor in self._turned else quantizer
-            elif plan.placement == "full":
+            elif plan.reaches_all(site):
                 self._hooks[site.tensor] = quantizer
             else:
                 self._hooks |= dict.fromkeys((name for name in taken if name.startswith(f"{site.id}@")), quantizer)

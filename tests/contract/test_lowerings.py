@@ -1,5 +1,7 @@
 """Every lowering on every encoder family: the file is sound, close to the float one, and runs in integers."""
 
+from typing import get_args
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -7,7 +9,7 @@ import pytest
 
 from qonnx_pipe.core.granularity import PerChannel, PerEmbeddingGroup, PerTensor
 from qonnx_pipe.core.numerics import sqnr_db
-from qonnx_pipe.core.plan import PlanEntry, QuantPlan
+from qonnx_pipe.core.plan import Placement, PlanEntry, QuantPlan, is_placed
 from qonnx_pipe.core.qtype import QTYPES
 from qonnx_pipe.core.site import Role
 from qonnx_pipe.core.spec import QuantSpec
@@ -58,14 +60,14 @@ def coding(site, values, granularity):
 def wanted(site, placement, form):
     if site.is_weight:
         return INT8
-    if placement == "full" or site.feeds:
+    if is_placed(placement, site):
         return QuantSpec(QTYPES["uint8"], PerTensor() if site.width % 4 else form, False)
     return None
 
 
 @pytest.mark.parametrize("lowering", ["qdq", "integer"])
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
-@pytest.mark.parametrize("placement", ["matmul_inputs", "full"])
+@pytest.mark.parametrize("placement", get_args(Placement))
 @pytest.mark.parametrize("family", ENCODERS)
 def test_a_whole_model(exported, tmp_path, family, placement, form, *, lowering):
     path = exported(family, "image-classification" if family == "vit" else "text-classification")

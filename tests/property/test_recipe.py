@@ -2,12 +2,14 @@
 
 from contextlib import suppress
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from qonnx_pipe.core.plan import Placement
 from qonnx_pipe.errors import RecipeError
 from qonnx_pipe.recipe import load
 from qonnx_pipe.recipe.document import Document
@@ -52,7 +54,7 @@ VALUES = {
     "model.trust_remote_code": st.booleans(),
     "data.calibration.samples": st.integers(1, 10**6) | st.none(),
     "data.evaluation.split": st.sampled_from(["test", "all"]),
-    "quantize.placement": st.sampled_from(["matmul_inputs", "full"]),
+    "quantize.placement": st.sampled_from(get_args(Placement)),
     "quantize.weights.dtype": st.sampled_from(["int8", "int4", "float"]),
     "quantize.activations.granularity": st.just("per_embedding")
     | st.builds(lambda k: {"per_embedding_group": k}, st.integers(1, 12) | st.lists(st.integers(1, 9), min_size=1)),

@@ -65,7 +65,7 @@ def fuse_attention(emit: Emitter) -> None:
 
     Left as it is, and why:
 
-    2. What lies between projections and context is read elsewhere or quantized (`placement: full`).
+    2. What lies between projections and context is read elsewhere or quantized.
     3. The rank of the mask, the number of heads or their size is not known, or their axes are moved in another way.
     4. The opset is below LIKE_OPSET: other operators would change their meaning.
     """

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from qonnx_pipe.core.granularity import PerChannel, PerEmbedding, PerEmbeddingGroup, PerGroup, PerTensor
-from qonnx_pipe.core.plan import BLOCKS, Lowering, PlanEntry
+from qonnx_pipe.core.plan import BLOCKS, Lowering, PlanEntry, is_placed
 from qonnx_pipe.core.qtype import QTYPES
 from qonnx_pipe.core.site import EMBEDDING_TABLES, Role, Site, Skipped
 from qonnx_pipe.core.spec import QuantSpec
@@ -75,12 +75,17 @@ def _entry(model: io.Model, choice: Choice, settings: Quantize) -> PlanEntry | S
             form, note = "qdq", f"{spec.dtype.bits} bits in blocks need opset {BLOCKED[spec.dtype.bits]}, not {opset}"
         note = "; ".join(filter(None, (note, _weight_note(site, spec, form))))
         return PlanEntry(site, spec, form, choice.rule, choice.note or note)
-    if settings.placement != "full" and not site.feeds:
-        reason = "placement matmul_inputs: only what enters a weight MatMul is quantized"
+    if not is_placed(settings.placement, site):
+        reason = f"placement {settings.placement}: only what enters {_entered(settings)} is quantized"
         return PlanEntry(site, None, "float", choice.rule, reason)
     if spec.form == "float":
         return PlanEntry(site, None, "float", choice.rule, "lowering: float: no quantizer")
     return PlanEntry(site, spec, "qdq", choice.rule, choice.note or _activation_note(site, spec, settings))
+
+
+def _entered(settings: Quantize) -> str:
+    """What the inputs enter that the placement quantizes."""
+    return "a weight MatMul" if settings.placement == "matmul_inputs" else "a MatMul"
 
 
 def _weight_obstacle(site: Site, spec: QuantSpec) -> str:

@@ -105,6 +105,19 @@ def test_matmul_inputs_leave_the_residual_float(model: Path, tmp_path: Path) -> 
     np.testing.assert_allclose(seen["y"], wanted, rtol=1e-5, atol=1e-5)  # float32 sums in another order
 
 
+def test_a_site_that_feeds_no_linear_layer_reaches_all_its_readers(model: Path, tmp_path: Path) -> None:
+    spec = QuantSpec(QTYPES["uint8"], PerTensor(), False)
+    site = replace(SITE, role=Role.ATTENTION_QUERY, feeds=())
+    made = QuantPlan("cpu", "all_matmul_inputs", (PlanEntry(site, spec, "qdq", "activations"),))
+    board = add_switches(model, made, tmp_path / "switched.onnx")
+    encoding = Encoding(QTYPES["uint8"], PerTensor(), np.float32(0.3), np.int32(128))
+    seen = evaluate(board.path, {"x": X, **board.inputs({SITE.id: encoding}, {SITE.id})})
+    wanted = by_hand(2 * X, np.float32(0.3), 128, 0, 255)
+    np.testing.assert_array_equal(seen["t"], wanted)
+    np.testing.assert_array_equal(seen["r"], wanted + X)
+    np.testing.assert_allclose(seen["y"], wanted @ W, rtol=1e-5, atol=1e-5)  # float32 sums in another order
+
+
 def test_weights_are_what_they_are_made(model: Path, tmp_path: Path) -> None:
     spec = QuantSpec(QTYPES["uint8"], PerTensor(), False)
     seen: list[np.ndarray] = []

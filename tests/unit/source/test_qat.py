@@ -48,9 +48,9 @@ ENCODINGS = {
 }
 
 
-def plan(placement: Placement) -> QuantPlan:
+def plan(placement: Placement, *, fed: bool = True) -> QuantPlan:
     sites = (
-        Site("h", Role.FFN_INPUT, 0, "h", 4, ("first",)),
+        Site("h", Role.FFN_INPUT if fed else Role.ATTENTION_KEY, 0, "h", 4, ("first",) if fed else ()),
         Site("w", Role.WEIGHT, 0, "w", 3, ("first",)),
         Site("v", Role.WEIGHT, None, "v", 2, ("last",)),
     )
@@ -58,15 +58,18 @@ def plan(placement: Placement) -> QuantPlan:
     return QuantPlan("cpu", placement, entries)
 
 
-@pytest.mark.parametrize("placement", ["full", "matmul_inputs"])
-def test_quantizers_sit_where_the_file_has_them(placement: Placement) -> None:
-    graph = QuantizedGraph(NETWORK, plan(placement), ENCODINGS, QAT())
+@pytest.mark.parametrize(
+    ("placement", "fed"),
+    [("full", True), ("matmul_inputs", True), ("all_matmul_inputs", True), ("all_matmul_inputs", False)],
+)
+def test_quantizers_sit_where_the_file_has_them(placement: Placement, *, fed: bool) -> None:
+    graph = QuantizedGraph(NETWORK, plan(placement, fed=fed), ENCODINGS, QAT())
     with torch.inference_mode():
         found = graph({"x": torch.from_numpy(INPUT)})
     hidden = fake_quantize(-INPUT, ENCODINGS["h"])
     weight, turned = fake_quantize(WEIGHT, ENCODINGS["w"]), fake_quantize(TURNED.T.copy(), ENCODINGS["v"])
     np.testing.assert_allclose(found["y"].numpy(), hidden @ weight @ turned, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(found["s"].numpy(), 2 * (hidden if placement == "full" else -INPUT))
+    np.testing.assert_array_equal(found["s"].numpy(), 2 * (hidden if placement == "full" or not fed else -INPUT))
 
 
 def test_its_encodings_are_those_of_the_plan() -> None:

@@ -10,7 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 from qonnx_pipe.core.plan import PlanEntry, QuantPlan
-from qonnx_pipe.core.site import EMBEDDING_TABLES
+from qonnx_pipe.core.site import ATTENTION_OPERANDS, EMBEDDING_TABLES
 from qonnx_pipe.errors import ModelError, NumericsError, RecipeError
 from qonnx_pipe.recipe import load
 from qonnx_pipe.stages.plan import candidates, doubts, plan_stage, sites_of
@@ -62,6 +62,14 @@ def test_every_site_has_an_entry_and_a_form(planned, exported) -> None:
 def test_full_placement_leaves_nothing_float(planned) -> None:
     plan = planned("  placement: full\n")
     assert all(entry.spec is not None for entry in plan.entries)
+
+
+def test_all_matmul_inputs_are_those_of_attention_too(planned) -> None:
+    plan = planned("  placement: all_matmul_inputs\n")
+    for entry in plan.entries:
+        site = entry.site
+        assert (entry.spec is not None) == (site.is_weight or bool(site.feeds) or site.role in ATTENTION_OPERANDS)
+        assert entry.spec is not None or "what enters a MatMul" in entry.reason
 
 
 def test_a_rule_leaves_float_and_is_named(planned) -> None:

@@ -86,6 +86,8 @@ def test_equal_files_leave_the_recipe_as_it_is(tmp_path: Path) -> None:
     assert {trial.reason for trial in trials.values()} == {"as fast, within noise"}
     assert list(trials) == [
         "matmul_inputs, qdq",
+        "all_matmul_inputs, integer",
+        "all_matmul_inputs, qdq",
         "full, integer",
         "full, qdq",
         "attention plain",
