@@ -24,6 +24,7 @@ from qonnx_pipe.graph.lowerings.emit import Emitter
 from qonnx_pipe.graph.lowerings.gather import lower_table
 from qonnx_pipe.graph.lowerings.gather_nbits import gather_packed
 from qonnx_pipe.graph.lowerings.linear import LinearLowering
+from qonnx_pipe.graph.lowerings.moves import quantize_moved
 from qonnx_pipe.graph.lowerings.packing import pack_codes
 from qonnx_pipe.graph.lowerings.reference import require_session
 from qonnx_pipe.graph.lowerings.sums import keep_norms_apart, subtract_products
@@ -67,6 +68,7 @@ def quantize(
         work.suit_the_kernels()
     if any(entry.lowering == "reference" for entry in plan.quantized):
         require_session(model)
+    quantize_moved(work.emit)
     pack_codes(work.emit)
     model.graph.sort()
     RemoveUnusedNodesPass()(model)

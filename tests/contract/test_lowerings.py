@@ -95,6 +95,24 @@ def test_a_whole_model(exported, tmp_path, family, placement, form, *, lowering)
     assert ran.floats == ()
 
 
+@pytest.mark.parametrize("placement", get_args(Placement))
+@pytest.mark.parametrize("family", ENCODERS)
+def test_signed_codes_in_standard_operators(exported, tmp_path, family, placement):
+    """Reshapes and Transposes lie between an attention's projections and its products."""
+    path = exported(family, "image-classification" if family == "vit" else "text-classification")
+    model, feed = io.load(path), inputs(path)
+    sites, spec = find_sites(model), QuantSpec(QTYPES["int8"], PerTensor(), symmetric=False)
+    placed = [site for site in sites.activations if is_placed(placement, site)]
+    entries = [PlanEntry(site, spec if site in placed else None, "qdq", "test") for site in sites.activations]
+    values = seen(path, sites.activations, feed)
+    codings = {site.id: per_tensor(values[site.tensor], "int8") for site in placed}
+    quantize(model, QuantPlan("tensorrt", placement, tuple(entries)), codings, encode)
+    io.save(model, tmp_path / "q.onnx")
+    onnx.checker.check_model(onnx.load(tmp_path / "q.onnx"))
+    (expected,), (result,) = outputs(str(path), feed), outputs(str(tmp_path / "q.onnx"), feed)
+    assert sqnr_db(expected, result) > WORST_DB
+
+
 @pytest.mark.parametrize(("form", "found", "opset"), [("fused", 2, 23), ("plain", 0, 21)])
 def test_attention_has_the_form_of_the_plan(exported, tmp_path, form, found, opset):
     path = exported("bert", "text-classification")
