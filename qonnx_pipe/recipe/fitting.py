@@ -43,6 +43,14 @@ FIRST_ACTIVATIONS = Activations(
 )
 """What holds before the recipe says anything; the descriptions in `settings` promise the same."""
 
+WHOLE_BLOCK = 64
+"""Inputs that OpenVINO's int8 kernels take at once (AMX): a width with as many columns more leaves no rest to copy."""
+
+
+def first_activations(target: str) -> Activations:
+    """What holds of activations on a target before the recipe says anything."""
+    return FIRST_ACTIVATIONS.model_copy(update={"columns": WHOLE_BLOCK} if target == "openvino" else {})
+
 
 class Misfit(Exception):
     """A setting that cannot hold for a site, and which field is to blame."""

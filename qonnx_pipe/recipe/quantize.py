@@ -163,11 +163,12 @@ class Quantize(Strict):
     target: Literal["cpu", "openvino", "qnn", "tensorrt"] = Field(
         default="cpu", description="Where the model will run; decides which forms in the graph are legal and preferred."
     )
-    placement: Placement = Field(
-        default="matmul_inputs",
+    placement: Placement | None = Field(
+        default=None,
         description="Which activations are quantized. matmul_inputs (the default, fastest on the CPU): inputs of "
-        "weight MatMuls; sums, norms and residuals stay float. all_matmul_inputs: those of attention's MatMuls too, "
-        "attention.query, key, probabilities and value. full: every site of Bondarenko et al. 2021.",
+        "weight MatMuls; sums, norms and residuals stay float. all_matmul_inputs (the default on target openvino): "
+        "those of attention's MatMuls too, attention.query, key, probabilities and value; on target openvino query and "
+        "key alone, as symmetric int8, where no rule says otherwise. full: every site of Bondarenko et al. 2021.",
     )
     shape: tuple[Positive, Positive] | None = Field(
         default=None,
@@ -247,10 +248,7 @@ class Quantize(Strict):
     def _can_be_trained(self) -> Self:
         if self.qat is None:
             return self
-        decided = {
-            "bias_correction": self.bias_correction,
-            "equalise": self.equalise,
-        }
+        decided = {"bias_correction": self.bias_correction, "equalise": self.equalise}
         for key, on in decided.items():
             if on:
                 fix = f"leave quantize.{key} out: the training does better what it does"
@@ -265,13 +263,18 @@ class Quantize(Strict):
         return (self.shape or STATIC_SHAPE) if self.target == "qnn" else None
 
     @property
+    def chosen_placement(self) -> Placement:
+        """Which activations are quantized on the target."""
+        return self.placement or ("all_matmul_inputs" if self.target == "openvino" else "matmul_inputs")
+
+    @property
     def quantizes_all(self) -> bool:
         """Whether sites count that no weight MatMul reads; an NPU takes no float tensor."""
-        return self.placement == "full" or self.target == "qnn"
+        return self.chosen_placement == "full" or self.target == "qnn"
 
     def places(self, site: Site) -> bool:
         """Whether an activation gets a quantizer, where its dtype is an integer."""
-        return self.quantizes_all or is_placed(self.placement, site)
+        return self.quantizes_all or is_placed(self.chosen_placement, site)
 
     @property
     def matmul_form(self) -> MatMulForm:

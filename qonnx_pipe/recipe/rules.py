@@ -12,7 +12,7 @@ from qonnx_pipe.core.spec import QuantSpec
 from qonnx_pipe.core.times import FLOAT
 from qonnx_pipe.errors import Problem, RecipeError
 from qonnx_pipe.recipe.budget import Budget
-from qonnx_pipe.recipe.fitting import FIRST_ACTIVATIONS, FIRST_WEIGHTS, Misfit, Setting, fit
+from qonnx_pipe.recipe.fitting import FIRST_WEIGHTS, Misfit, Setting, first_activations, fit
 from qonnx_pipe.recipe.matching import layers, matches
 from qonnx_pipe.recipe.origin import Key, dotted
 from qonnx_pipe.recipe.quantize import Quantize, Rule
@@ -96,7 +96,7 @@ def _problem(recipe: Recipe, key: Key, what: str, fix: str) -> Problem:
 
 def _parts(quantize: Quantize, site: Site, layer_count: int, width: int | None = None) -> list[tuple[Key, Setting]]:
     """The settings that speak about a site, in the order in which later ones win, each with its key."""
-    first: Setting = FIRST_WEIGHTS if site.is_weight else FIRST_ACTIVATIONS
+    first: Setting = FIRST_WEIGHTS if site.is_weight else first_activations(quantize.target)
     kind: Kind = "weights" if site.is_weight else "activations"
     default = "embeddings" if site.role in EMBEDDING_TABLES else kind
     parts: list[tuple[Key, Setting]] = [

@@ -162,7 +162,7 @@ class Activations(Strict):
         "becomes several columns. reference: per-axis quantizers, an oracle that runs in float. float: no quantizer.",
     )
     columns: Positive | None = Field(
-        default=None, description="For lowering: expand. Columns added at most; at first 16."
+        default=None, description="For lowering: expand. Columns added at most; at first 16, or 64 on target openvino."
     )
     symmetric: bool | None = Field(default=None, description=f"{_SYMMETRIC} For activations false at first.")
     shift: bool | None = Field(

@@ -78,7 +78,7 @@ def tune_stage(
     start_db = fidelity(best.file)
     trials: list[Trial] = []
     tried = {
-        _form(settings, settings.placement, settings.matmul_form).name,
+        _form(settings, settings.chosen_placement, settings.matmul_form).name,
         _attention(settings, settings.attention_form).name,
     }
     while change := _next(best, tried):
@@ -103,7 +103,7 @@ def changes(settings: Quantize, plan: QuantPlan) -> Iterator[Change]:
     """
     yield from (_form(settings, placement, form) for placement, form in product(get_args(Placement), _forms(settings)))
     if (
-        settings.matmul_form == "integer" and settings.placement == "matmul_inputs"
+        settings.matmul_form == "integer" and settings.chosen_placement == "matmul_inputs"
     ):  # sites inside keep an attention apart
         yield from (_attention(settings, form) for form in get_args(AttentionForm))
     formed = [entry for entry in plan.quantized if not entry.site.is_weight and _is_formed(entry)]

@@ -56,7 +56,7 @@ def plan_stage(recipe: Recipe, model: Path, widths: Mapping[str, int] | None = N
         skipped += unequal(loaded, [entry.site for entry in entries if entry.spec is None or not entry.spec.folds])
     return QuantPlan(
         recipe.quantize.target,
-        recipe.quantize.placement,
+        recipe.quantize.chosen_placement,
         tuple(entries),
         tuple(skipped),
         bias_correction=recipe.quantize.bias_correction,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from qonnx_pipe.core.granularity import PerChannel, PerEmbedding, PerEmbeddingGroup, PerGroup, PerTensor
 from qonnx_pipe.core.plan import BLOCKS, Lowering, PlanEntry, is_placed
 from qonnx_pipe.core.qtype import QTYPES
-from qonnx_pipe.core.site import EMBEDDING_TABLES, Role, Site, Skipped
+from qonnx_pipe.core.site import ATTENTION_OPERANDS, EMBEDDING_TABLES, Role, Site, Skipped
 from qonnx_pipe.core.spec import QuantSpec
 from qonnx_pipe.graph import fold, io, permute
 from qonnx_pipe.graph.lowerings.blocks import BLOCKED, NBITS, is_block
@@ -21,7 +21,7 @@ from qonnx_pipe.recipe import Choice
 from qonnx_pipe.recipe.quantize import Quantize
 
 WIDTH = 8
-"""Bits of the integers that TensorRT multiplies."""
+"""Bits of the integers that TensorRT multiplies, and OpenVINO in an attention."""
 
 BYTE = 8
 """Bits of codes that have nothing to unpack."""
@@ -38,6 +38,8 @@ def planned(model: io.Model, choice: Choice, settings: Quantize) -> tuple[PlanEn
     refused: tuple[Skipped, ...] = ()
     if settings.target == "tensorrt":
         choice, refused = _symmetric(choice)
+    elif settings.target == "openvino" and settings.chosen_placement == "all_matmul_inputs":
+        choice = _scored(choice)
     entry = _tied(model, choice, settings) or _uneven(model, choice) or _entry(model, choice, settings)
     if isinstance(entry, Skipped):
         return PlanEntry(choice.site, None, "float", choice.rule, entry.reason), (entry,)
@@ -59,6 +61,21 @@ def _symmetric(choice: Choice) -> tuple[Choice, tuple[Skipped, ...]]:
     return replace(choice, spec=replace(spec, dtype=QTYPES["int8"], symmetric=True, shift=False)), ()
 
 
+def _scored(choice: Choice) -> Choice:
+    """What OpenVINO gets of an attention where the recipe's default decides: int8 for Q·Kᵀ, as NNCF does it, not P·V.
+
+    Measured at BERT-base size, 8×128 tokens, AMX: Q·Kᵀ takes 9 % off the whole model's time and 0.1 dB off its SQNR;
+    P·V 4 % more and 2.7 dB. With a zero point, OpenVINO computes the attention in float.
+    """
+    if choice.spec is None or choice.rule != "activations" or choice.spec.dtype.bits != WIDTH:
+        return choice
+    if choice.site.role in (Role.ATTENTION_QUERY, Role.ATTENTION_KEY):
+        return replace(choice, spec=replace(choice.spec, dtype=QTYPES["int8"], symmetric=True))
+    if choice.site.role in ATTENTION_OPERANDS:
+        return replace(choice, spec=None, note="OpenVINO gains little by P·V in 8 bits: a rule quantizes it")
+    return choice
+
+
 def _entry(model: io.Model, choice: Choice, settings: Quantize) -> PlanEntry | Skipped:
     """One site's entry; Skipped for what was wanted and cannot be written."""
     site, spec = choice.site, choice.spec
@@ -75,8 +92,8 @@ def _entry(model: io.Model, choice: Choice, settings: Quantize) -> PlanEntry | S
             form, note = "qdq", f"{spec.dtype.bits} bits in blocks need opset {BLOCKED[spec.dtype.bits]}, not {opset}"
         note = "; ".join(filter(None, (note, _weight_note(site, spec, form))))
         return PlanEntry(site, spec, form, choice.rule, choice.note or note)
-    if not is_placed(settings.placement, site):
-        reason = f"placement {settings.placement}: only what enters {_entered(settings)} is quantized"
+    if not is_placed(settings.chosen_placement, site):
+        reason = f"placement {settings.chosen_placement}: only what enters {_entered(settings)} is quantized"
         return PlanEntry(site, None, "float", choice.rule, reason)
     if spec.form == "float":
         return PlanEntry(site, None, "float", choice.rule, "lowering: float: no quantizer")
@@ -85,7 +102,7 @@ def _entry(model: io.Model, choice: Choice, settings: Quantize) -> PlanEntry | S
 
 def _entered(settings: Quantize) -> str:
     """What the inputs enter that the placement quantizes."""
-    return "a weight MatMul" if settings.placement == "matmul_inputs" else "a MatMul"
+    return "a weight MatMul" if settings.chosen_placement == "matmul_inputs" else "a MatMul"
 
 
 def _weight_obstacle(site: Site, spec: QuantSpec) -> str:
@@ -231,7 +248,7 @@ def _formed(entry: PlanEntry, settings: Quantize) -> tuple[PlanEntry, tuple[Skip
     lowering: Lowering = "qdq"
     if spec.form == "auto":
         if grouped:
-            chosen_later = settings.target == "cpu" and settings.placement != "full" and bool(site.feeds)
+            chosen_later = settings.target == "cpu" and settings.chosen_placement != "full" and bool(site.feeds)
             lowering = "fold" if spec.folds else "auto" if chosen_later else "split"
     elif spec.form != "split" or grouped:
         lowering = spec.form

@@ -27,7 +27,7 @@ def test_what_is_left_out_has_the_documented_default(tmp_path: Path) -> None:
     assert not recipe.model.allow_pickle
     assert (recipe.data.calibration.split, recipe.data.calibration.samples) == ("train", 256)
     assert (recipe.data.evaluation.split, recipe.data.evaluation.samples) == ("test", None)
-    assert (recipe.quantize.target, recipe.quantize.placement) == ("cpu", "matmul_inputs")
+    assert (recipe.quantize.target, recipe.quantize.chosen_placement) == ("cpu", "matmul_inputs")
     assert recipe.validation.gates.limits == {}
 
 

@@ -72,6 +72,26 @@ def test_all_matmul_inputs_are_those_of_attention_too(planned) -> None:
         assert entry.spec is not None or "what enters a MatMul" in entry.reason
 
 
+def test_openvino_multiplies_scores_in_signed_codes_unless_a_rule_says_otherwise(planned) -> None:
+    asked = rule("{role: attention.value}", "activations: {dtype: int8, symmetric: true}", "  target: openvino\n")
+    told = rule("{role: attention.key}", "activations: {symmetric: false}", "  target: openvino\n")
+    plain, more, own = (entries(planned(text)) for text in ("  target: openvino\n", asked, told))
+    for role in ("query", "key"):
+        spec = plain[f"layer.0/attention.{role}"].spec
+        assert spec is not None
+        assert (spec.dtype.name, spec.symmetric) == ("int8", True)
+    for role in ("value", "probabilities"):
+        entry = plain[f"layer.0/attention.{role}"]
+        assert (entry.spec, entry.lowering) == (None, "float")
+        assert "P·V" in entry.reason
+    assert more["layer.0/attention.value"].spec is not None
+    spec = own["layer.0/attention.key"].spec
+    assert spec is not None
+    assert (spec.dtype.name, spec.symmetric) == ("uint8", False)
+    assert plain["layer.0/ffn.activation"].spec.columns == 64
+    assert all(entry.spec is None for entry in entries(planned("")).values() if entry.site.role in ATTENTION_OPERANDS)
+
+
 def test_a_rule_leaves_float_and_is_named(planned) -> None:
     plan = planned(rule("{layer: 1}", "float: true"))
     by_site = entries(plan)

@@ -36,7 +36,7 @@ def plan_of(settings: Quantize) -> QuantPlan:
     weight = Site("weight", Role.WEIGHT, 0, "w", 8, ("m0",))
     spec = QuantSpec(QTYPES["int8"], PerTensor(), False)
     entries.append(PlanEntry(weight, spec, settings.matmul_form, "weights"))
-    return QuantPlan(settings.target, settings.placement, tuple(entries), attention=settings.attention_form)
+    return QuantPlan(settings.target, settings.chosen_placement, tuple(entries), attention=settings.attention_form)
 
 
 def facts_of(plan: QuantPlan) -> set[str]:
