@@ -104,7 +104,9 @@ class _Work:
         object.__setattr__(self, "emit", Emitter(self.graph))
         entries = [entry for entry in self.plan.quantized if not entry.site.is_weight]
         forms = {self.activations[entry.site.id]: entry.lowering for entry in entries}
-        object.__setattr__(self, "quantizers", ActivationQuantizers(self.emit, forms))
+        object.__setattr__(
+            self, "quantizers", ActivationQuantizers(self.emit, forms, fuses=self.plan.target == "openvino")
+        )
 
     def lower_linears(self) -> None:
         """Every linear layer that has a quantized operand."""

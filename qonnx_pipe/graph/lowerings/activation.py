@@ -13,6 +13,7 @@ from qonnx_pipe.core.granularity import PerTensor
 from qonnx_pipe.core.numerics import resting_codes
 from qonnx_pipe.core.plan import Lowering
 from qonnx_pipe.graph.lowerings import expand
+from qonnx_pipe.graph.lowerings.columns import can_compute_wider
 from qonnx_pipe.graph.lowerings.emit import Codes, Emitter
 from qonnx_pipe.graph.lowerings.reference import lower_per_axis
 
@@ -47,15 +48,18 @@ class ActivationQuantizers:
     3. More groups: value → Div by the scales → Add of the zero points → QuantizeLinear with scale 1: one piece, for a
        weight whose rows were multiplied by the scales (`row_scale`). Codes differ from numpy's by one step at most, and
        only where the sum rounds x/s onto a tie or off it.
-    4. Windows: one piece with more columns than dimensions (`expand`).
+    4. Windows: one piece with more columns than dimensions (`expand`); with `fuses`, for a runtime that fuses whole
+       graphs, by a wider layer where linear layers compute the value for its readers alone.
 
     As real values, for all other readers: DequantizeLinear of case 1; for more than one group Div → Round → Max → Min →
     Mul, all elementwise along the last axis: exactly (q − z)·s, without order, slices or copies. Form "reference":
     per-axis QuantizeLinear and DequantizeLinear (`reference`), for linear layers too.
     """
 
-    def __init__(self, emitter: Emitter, forms: Mapping[Encoding, Lowering] | None = None) -> None:
-        self.emit = emitter
+    def __init__(
+        self, emitter: Emitter, forms: Mapping[Encoding, Lowering] | None = None, *, fuses: bool = False
+    ) -> None:
+        self.emit, self._fuses = emitter, fuses
         self._forms = forms or {}
         self._pieces: dict[tuple[ir.Value, Encoding], tuple[Piece, ...]] = {}
         self._real: dict[Piece, ir.Value] = {}
@@ -98,7 +102,8 @@ class ActivationQuantizers:
             return self._split(value, encoding) if self.row_scale(encoding) is None else self._scaled(value, encoding)
         if isinstance(groups, Windows):
             resting = np.concatenate([np.zeros(groups.width, np.int32), resting_codes(encoding) - encoding.zero_point])
-            return (Piece(name, expand.columns(self.emit, value, encoding), groups.rows, resting),)
+            at_once = self._fuses and can_compute_wider(value)
+            return (Piece(name, expand.columns(self.emit, value, encoding, at_once=at_once), groups.rows, resting),)
         if not isinstance(groups, PerTensor | EmbeddingGroups):
             raise ValueError(f"{name}: activations are not lowered {groups}")
         return (Piece(name, self.emit.quantize(value, _one(encoding, 0), name)),)

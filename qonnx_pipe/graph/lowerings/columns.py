@@ -30,24 +30,27 @@ def compute_slices(emit: Emitter) -> None:
     share the weight (each would need a copy), and behind any other operator. Constants are copied, never changed.
 
     An emitted Gather of a few columns (`expand`) is computed a second time, beside the whole tensor: onnxruntime's
-    Gather along the last axis moves single elements, and takes longer than a MatMul of so few columns.
+    Gather along the last axis moves single elements, and takes longer than a MatMul of so few columns. One of all
+    columns, some of them repeated, is computed in place of it, by a wider layer.
     """
     for node in list(emit.graph):
         if node.op_type == "Split" and node in emit.emitted:
             _compute_apart(emit, node)
     for node in list(emit.graph):
         if node.op_type == "Gather" and node in emit.emitted and attribute(node, "axis", 0) == -1:
-            _compute_beside(emit, node)
+            _compute_gathered(emit, node)
 
 
-def _compute_beside(emit: Emitter, gather: ir.Node) -> None:
+def _compute_gathered(emit: Emitter, gather: ir.Node) -> None:
     source, order, gathered = gather.inputs[0], integers(gather.inputs[1]), gather.outputs[0]
     if source is None or source.shape is None or not isinstance(width := source.shape[-1], int):
         return
-    if not order or len(order) > width * FEW or not _cone(source, width):
+    cone, order = _cone(source, width), order or ()
+    instead = set(order) == set(range(width)) and _is_private(cone, [gather])
+    if not cone or not order or (len(order) > width * FEW and not instead):
         return
     gathered.replace_all_uses_with(_Columns(emit, order, 0).of(source))
-    emit.remove(gather)
+    _remove(emit, [gather, *(cone if instead else ())])
 
 
 def can_compute_slices(value: ir.Value) -> bool:
@@ -55,6 +58,12 @@ def can_compute_slices(value: ir.Value) -> bool:
     width = None if value.shape is None else value.shape[-1]
     cone = _cone(value, width) if isinstance(width, int) else []
     return bool(cone) and not value.is_graph_output() and _is_private(cone, list(consumers(value)))
+
+
+def can_compute_wider(value: ir.Value) -> bool:
+    """Whether `compute_slices` will find `value` computed by linear layers, and read by others alone."""
+    layers = all(usage.node.op_type in ("MatMul", "Gemm") and usage.idx == 0 for usage in value.uses())
+    return layers and can_compute_slices(value)
 
 
 def _compute_apart(emit: Emitter, split: ir.Node) -> None:
@@ -75,7 +84,11 @@ def _compute_apart(emit: Emitter, split: ir.Node) -> None:
     for number, (part, end, size) in enumerate(zip(split.outputs, ends, sizes, strict=True)):
         columns = _Columns(emit, order[end - size : end], number)
         part.replace_all_uses_with(columns.of(source))
-    dead = [*readers, *cone]
+    _remove(emit, [*readers, *cone])
+
+
+def _remove(emit: Emitter, dead: list[ir.Node]) -> None:
+    """Remove nodes that only each other read, last ones first."""
     while dead:
         node = next(node for node in dead if not any(output.uses() for output in node.outputs))
         dead.remove(node)

@@ -18,33 +18,46 @@ layer takes out of its bias, times the *quantized* weight row, so exactly.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
-from qonnx_pipe.core.encoding import Encoding, Windows
+from qonnx_pipe.core.encoding import Encoding, FloatArray, Windows
 from qonnx_pipe.core.numerics import displacements, resting_codes
 from qonnx_pipe.graph.lowerings.emit import Codes, Emitter
 
 
-def columns(emit: Emitter, value: ir.Value, encoding: Encoding) -> Codes:
+def columns(emit: Emitter, value: ir.Value, encoding: Encoding, *, at_once: bool = False) -> Codes:
     """Codes [..., d + columns] of `value` [..., d]; each column shows the dimension that `Windows.rows` says.
 
     value → QuantizeLinear                ┐
     value → Gather → Sub → QuantizeLinear ┴ Concat: only the few further columns are gathered, and only bytes copied.
+
+    `at_once`: value → Gather of all → Sub → QuantizeLinear, for a value that `compute_slices` lets a wider linear layer
+    compute, in a runtime that fuses what follows into it.
     """
     windows = encoding.granularity
     assert isinstance(windows, Windows)
-    name = str(value.name)
+    name, away = str(value.name), displacements(encoding)
+    if at_once:
+        away = np.concatenate([np.zeros(windows.width, away.dtype), away])
+        return emit.quantize(_moved(emit, value, windows.rows, away, f"{name}_columns"), encoding, name)
     main = emit.quantize(value, encoding, name)
-    outliers = emit.constant(f"{name}_outliers", np.asarray(windows.dimensions, np.int64))
-    (gathered,) = emit.node("Gather", (value, outliers), f"{name}_outliers_Gather", {"axis": -1})
-    away = emit.constant(f"{name}_displacements", displacements(encoding))
-    (moved,) = emit.node("Sub", (gathered, away), f"{name}_outliers_Sub")
-    moved.type = value.type
-    more = emit.quantize(moved, encoding, f"{name}_outliers")
+    outliers = _moved(emit, value, windows.dimensions, away, f"{name}_outliers")
+    more = emit.quantize(outliers, encoding, f"{name}_outliers")
     (joined,) = emit.node("Concat", (main.value, more.value), f"{name}_expanded_Concat", {"axis": -1})
     joined.type = main.zero_point.type
     return Codes(joined, main.scale, main.zero_point)
+
+
+def _moved(emit: Emitter, value: ir.Value, dimensions: Sequence[int], away: FloatArray, name: str) -> ir.Value:
+    """The chosen dimensions of `value`, each less its displacement."""
+    places = emit.constant(name, np.asarray(dimensions, np.int64))
+    (gathered,) = emit.node("Gather", (value, places), f"{name}_Gather", {"axis": -1})
+    (moved,) = emit.node("Sub", (gathered, emit.constant(f"{name}_displacements", away)), f"{name}_Sub")
+    moved.type = value.type
+    return moved
 
 
 def added_up(emit: Emitter, real: ir.Value, encoding: Encoding, name: str) -> ir.Value:

@@ -1,10 +1,13 @@
 """Columns: slices of what a linear layer computes are computed apart, where nothing else would miss the whole."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 from onnx import helper
 
+from qonnx_pipe.core.encoding import Windows
 from qonnx_pipe.core.plan import QuantPlan
 from tests.unit.graph.lowerings.tiny import (
     WIDTH,
@@ -140,6 +143,28 @@ def test_no_gather_split_or_concat_is_left(tmp_path, function, order, sizes, *, 
     # Rounding of h in float32 can move a code of g by one step: the weights' rows weigh it.
     assert np.abs(y - expected).max() <= 2 * step
     assert np.mean(np.abs(y - expected) > 1e-3) < 0.01
+    assert kernels(path, x=x).fraction == 1
+
+
+@pytest.mark.parametrize(("extra", "wider"), [(False, True), (True, False)])
+@pytest.mark.parametrize("function", [gelu, gate])
+def test_a_runtime_that_fuses_gets_a_wider_layer_for_outliers(tmp_path, function, *, extra, wider):
+    """Unless something else reads what the layer computes."""
+    source = ffn(tmp_path / "m.onnx", function, extra=extra)
+    onnx.shape_inference.infer_shapes_path(source)
+    x = outliers(2, 7, WIDTH)
+    coded = codings(source, x)
+    places = Windows(INNER, (3, 3, 17), (1, 2, -1))
+    coded["g"] = replace(per_tensor(np.array([-1.0, 2.0])), granularity=places)
+    plain = quantized(source, plan("qdq"), coded)
+    (expected, *_), before = run(plain, x=x), operators(plain)
+    path = quantized(source, replace(plan("qdq"), target="openvino"), coded)
+    (y, *_), found = run(path, x=x), operators(path)
+    np.testing.assert_array_equal(y, expected)
+    assert "Concat" in before
+    assert before.count("MatMul") == 3
+    assert ("Concat" not in found, found.count("MatMul") == 2) == (wider, wider)
+    assert "Gather" not in found
     assert kernels(path, x=x).fraction == 1
 
 
