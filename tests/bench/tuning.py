@@ -16,10 +16,13 @@ from tests.bench.made import QUICKSTART, make
 from tests.bench.outcome import Outcome, not_slower
 
 COLUMNS = ("settings", *racers.COLUMNS, "tuned over it", "95 %")
+TUNED, FROM_SLOWEST = "tuned", "tuned from full, qdq"
+"""Searches from the quickstart's settings and from the slowest. Their files differ in accuracy: `loss_db` counts from
+where a search starts. So each is held against the fixed choices, not against the other."""
 
 
 def tuning(rounds: int) -> Outcome:
-    """The tuned file is as fast as each choice, or faster; also where the search starts from the slowest."""
+    """What a search finds is as fast as each fixed choice, or faster; also where it starts from the slowest."""
     fixed = {
         f"{placement}, {form}": (f"quantize.placement={placement}", f"quantize.matmul={form}")
         for placement in get_args(Placement)
@@ -27,22 +30,27 @@ def tuning(rounds: int) -> Outcome:
     }
     start = fixed["full, qdq"]
     limit = "quantize.tune.loss_db=1"
-    made = {"tuned": make(load(QUICKSTART, ("name=tuned", limit)))}
-    made["tuned from full, qdq"] = make(load(QUICKSTART, ("name=tuned-from-full", limit, *start)))
+    made = {TUNED: make(load(QUICKSTART, ("name=tuned", limit)))}
+    made[FROM_SLOWEST] = make(load(QUICKSTART, ("name=tuned-from-full", limit, *start)))
     made |= {
         name: make(load(QUICKSTART, (f"name=fixed-{i}", *change))) for i, (name, change) in enumerate(fixed.items())
     }
-    plain = made["tuned"]
+    plain = made[TUNED]
     found = Tuning.from_json(json.loads((plain.folder / "tuning.json").read_bytes()))
     texts = plain.batches(plain.evaluation, samples=64, batch_size=16, max_length=128)
     runners = {name: Racer(one.quantized) for name, one in made.items()}
     timings = race(list(runners.values()), from_batches(texts, *found.shape), rounds=rounds)
     everyone = [Racer(plain.float_model), *runners.values()]
     facts = racers.facts(everyone, plain.recipe.model.task, texts)[1:]
-    rows, bounds = [], []
-    for name, fact, timing in zip(made, facts, timings, strict=True):
-        ratio, (low, high) = speedup(timing.rounds, timings[0].rounds)
+    times = {name: timing.rounds for name, timing in zip(made, timings, strict=True)}
+    rows = []
+    for name, fact in zip(made, facts, strict=True):
+        ratio, (low, high) = speedup(times[name], times[TUNED])
         rows.append((name, *fact, f"{ratio:.2f}×", f"{low:.2f}–{high:.2f}"))
-        bounds.append(not_slower(f"tuned over {name}", ratio, (low, high)))
+    bounds = [
+        not_slower(f"{search} over {name}", *speedup(times[name], times[search]))
+        for search in (TUNED, FROM_SLOWEST)
+        for name in fixed
+    ]
     kept = ", ".join(trial.name for trial in found.kept) or "nothing"
-    return Outcome(f"Tuning, MiniLM-L6 ({rounds} rounds; kept: {kept})", COLUMNS, rows, bounds[1:])
+    return Outcome(f"Tuning, MiniLM-L6 ({rounds} rounds; kept: {kept})", COLUMNS, rows, bounds)
