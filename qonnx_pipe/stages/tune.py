@@ -102,9 +102,8 @@ def changes(settings: Quantize, plan: QuantPlan) -> Iterator[Change]:
     expanded site alone.
     """
     yield from (_form(settings, placement, form) for placement, form in product(get_args(Placement), _forms(settings)))
-    if (
-        settings.matmul_form == "integer" and settings.chosen_placement == "matmul_inputs"
-    ):  # sites inside keep an attention apart
+    sites_inside = settings.chosen_placement != "matmul_inputs"  # they keep an attention apart
+    if settings.matmul_form == "integer" and not sites_inside:
         yield from (_attention(settings, form) for form in get_args(AttentionForm))
     formed = [entry for entry in plan.quantized if not entry.site.is_weight and _is_formed(entry)]
     for role in dict.fromkeys(entry.site.role for entry in formed):

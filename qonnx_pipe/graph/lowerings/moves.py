@@ -12,7 +12,7 @@ TYPED_OPSET = 21
 
 
 def quantize_moved(emit: Emitter) -> None:
-    """Repeat a quantizer of signed codes behind every operator that moves what it gave.
+    """Repeat a quantizer of signed codes with one scale behind every operator that moves what it gave.
 
     onnxruntime (1.31) does so itself, from opset TYPED_OPSET on with an `output_dtype`, and its CPU provider then makes
     the codes on x86 unsigned without it: the file cannot be opened ("output_dtype INT8 does not match y_zero_point type
@@ -32,9 +32,13 @@ def quantize_moved(emit: Emitter) -> None:
 
 
 def _is_signed(node: ir.Node) -> bool:
-    """Whether a node reads int8 codes that were made when the model runs, as real values."""
-    codes = node.inputs[0] if node.op_type == "DequantizeLinear" else None
-    return codes is not None and codes.producer() is not None and codes.dtype == ir.DataType.INT8
+    """Whether a node is the end of an activation's quantizer to int8, with one scale for the tensor."""
+    if node.op_type != "DequantizeLinear" or node.inputs[0] is None or node.inputs[1] is None:
+        return False
+    codes, scale = node.inputs[0], node.inputs[1]
+    made = codes.producer()
+    whole = scale.shape is not None and len(scale.shape) == 0
+    return made is not None and made.op_type == "QuantizeLinear" and codes.dtype == ir.DataType.INT8 and whole
 
 
 def _repeated(emit: Emitter, real: ir.Node, moved: ir.Value) -> ir.Node:
