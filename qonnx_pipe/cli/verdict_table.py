@@ -77,6 +77,9 @@ def _results(provider: str, results: Sequence[Result]) -> Table:
         table.add_row("  loses most", *(_forgotten(result) for result in results))
     table.add_row("SQNR", *(f"{one.fidelity.sqnr_db:.1f} dB" if one.fidelity else MISSING for one in results))
     table.add_row("agreement", *(f"{one.fidelity.agreement:.2%}" if one.fidelity else MISSING for one in results))
+    as_trained = [one.fidelity.trained_sqnr_db if one.fidelity else None for one in results]
+    if any(value is not None for value in as_trained):
+        table.add_row("  to the trained", *(_of("{:.1f} dB", value) for value in as_trained))
     kernels = [one.kernels for one in results]
     table.add_row("int8 MatMuls", *(f"{seen.integer} of {seen.total}" if seen else MISSING for seen in kernels))
     parts = [one.partition for one in results]

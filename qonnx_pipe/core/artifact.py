@@ -15,8 +15,8 @@ ANALYSIS = Path("analysis") / "leave-one-out.json"
 SENSITIVITY = "sensitivity.json"
 """What the sensitivity stage leaves in a run directory, and `qpipe analyse sensitivity` beside ANALYSIS."""
 
-MANIFEST, TRAINED = "manifest.json", "trained.onnx"
-"""What a run says of its files, and the float model as a QAT left it, in the run directory."""
+MANIFEST, TRAINED, TRAINED_ROWS = "manifest.json", "trained.onnx", "trained_rows.npy"
+"""What a run says of its files, the float model as a QAT left it, and what that gives for the held-out examples."""
 
 
 def sha256_file(path: Path) -> str:

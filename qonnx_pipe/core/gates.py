@@ -8,7 +8,7 @@ from qonnx_pipe.core.verdict import Gate, Result, Size
 from qonnx_pipe.errors import UsageError
 
 MAXIMA = frozenset({"accuracy_drop"})
-MINIMA = frozenset({"speedup", "int8_matmuls", "size_ratio", "sqnr_db", "agreement"})
+MINIMA = frozenset({"speedup", "int8_matmuls", "size_ratio", "sqnr_db", "agreement", "trained_sqnr_db"})
 
 PREFIX = "baseline."
 """How the gates begin that compare with an earlier verdict (`core.baseline`)."""
@@ -24,7 +24,7 @@ def judge(limits: Mapping[str, float], size: Size, results: Sequence[Result]) ->
     """One gate for each limit, judged on the quantized results.
 
     accuracy_drop is a maximum (fraction), all others are minima: speedup (median of the worst shape), int8_matmuls
-    (fraction), size_ratio, sqnr_db, agreement (fraction). What any provider could not measure fails.
+    (fraction), size_ratio, sqnr_db, agreement (fraction), trained_sqnr_db. What any provider could not measure fails.
     """
     check_names(limits)
     quantized = [result for result in results if result.model == "quantized"]

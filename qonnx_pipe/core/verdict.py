@@ -94,10 +94,19 @@ class Size:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Distance from the float model on the CPU: SQNR of the compared tensor in dB, share of equal predictions."""
+    """Distance from the float model on the CPU: SQNR of the compared tensor in dB, share of equal predictions.
+
+    `trained_sqnr_db`: the executed file beside the fake-quantized torch model that it was trained as, on the held-out
+    examples; None where nothing was trained.
+    """
 
     sqnr_db: float
     agreement: float
+    trained_sqnr_db: float | None = None
+
+    def to_json(self) -> dict[str, float]:
+        """Plain values; `trained_sqnr_db` where there is one."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -148,7 +157,7 @@ class Result:
             "accuracy": self.accuracy and self.accuracy.to_json(),
             "accuracy_drop": self.accuracy_drop and self.accuracy_drop.to_json(),
             "class_drops": [asdict(one) for one in self.class_drops],
-            "fidelity": self.fidelity and asdict(self.fidelity),
+            "fidelity": self.fidelity and self.fidelity.to_json(),
             "latency": [asdict(latency) for latency in self.latency],
             "kernels": self.kernels and self.kernels.to_json(),
             "partition": self.partition and self.partition.to_json(),

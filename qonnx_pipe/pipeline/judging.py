@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from qonnx_pipe.core.artifact import sha256_json
+import numpy as np
+
+from qonnx_pipe.core.artifact import TRAINED_ROWS, sha256_json
 from qonnx_pipe.core.baseline import against
 from qonnx_pipe.core.changes import changes
 from qonnx_pipe.core.examples import Batch
@@ -17,6 +20,9 @@ from qonnx_pipe.pipeline.progress import Progress
 from qonnx_pipe.pipeline.step import ENCODINGS, VERDICT, Step
 from qonnx_pipe.pipeline.work import FLOAT, TOKENIZER, Work
 from qonnx_pipe.runtime.providers import ALWAYS_HERE
+
+if TYPE_CHECKING:
+    from qonnx_pipe.stages.validate.rows import Trained
 
 
 def validate(work: Work) -> Step:
@@ -42,6 +48,7 @@ def validate(work: Work) -> Step:
             fallback=settings.fallback,
             limits=limits_of(settings),
             interpreters=settings.pythons,
+            trained=_trained(work),
             progress=lambda text: work.listen(Progress("validate", "step", text, 1)),
         )
         if work.baseline is not None:
@@ -54,10 +61,21 @@ def validate(work: Work) -> Step:
     inputs = work.digests("export", FLOAT, *TOKENIZER) | work.digests("plan")
     inputs |= work.digests("quantize", "model.onnx", "plan.json", ENCODINGS)
     inputs |= {"data.evaluation": work.evaluation.sha256}
+    inputs |= work.digests("qat", TRAINED_ROWS) if "qat" in work.entries else {}
     if work.baseline is not None:
         inputs |= {"validate.baseline": sha256_json(work.baseline.to_json())}
     step = Step("validate", config, inputs, build)
     return step
+
+
+def _trained(work: Work) -> Trained | None:
+    """The held-out examples with what the trained torch model gives for them; None where nothing was trained."""
+    if "qat" not in work.entries:
+        return None
+    from qonnx_pipe.stages.validate.rows import Trained
+
+    batches = work.batches(work.held.examples, work.choice("validation"), sort=True)
+    return Trained(batches, np.load(work.file("qat", TRAINED_ROWS)))
 
 
 def _layers(work: Work, batches: Sequence[Batch], place: Path) -> Layers:

@@ -97,6 +97,9 @@ class Gates(Strict):
     agreement: Fraction | None = Field(
         default=None, description="Least share of examples with the same answer as float."
     )
+    trained_sqnr_db: float | None = Field(
+        default=None, description="Least SQNR of the executed file beside the torch model that qat trained, in dB."
+    )
 
     @property
     def limits(self) -> dict[str, float]:

@@ -58,12 +58,14 @@ class GraphModule(torch.nn.Module):
         inputs: Mapping[str, Tensor],
         hooks: Mapping[str, Hook] | None = None,
         rows: Mapping[str, RowsHook] | None = None,
+        *,
+        exact: bool = False,
     ) -> dict[str, Tensor]:
         """Outputs by name, from `inputs` by name.
 
         `hooks` by name of a tensor or an initializer: every reader, and the graph's output, gets what the hook gives;
         a hook on an initializer runs once. `rows` by name of a table: runs at each Gather along its first axis, instead
-        of it.
+        of it. `exact`: sums of products as integer kernels take them, without an error.
         """
         hooks, rows = hooks or {}, rows or {}
         known: Environment = {name: getattr(self, place) for name, place in self._fixed.items()}
@@ -72,7 +74,7 @@ class GraphModule(torch.nn.Module):
         for name in hooks.keys() & known.keys():
             known[name] = hooks[name](known[name])
         for node, done in zip(self._nodes, self._last, strict=True):
-            _run(node, known, hooks, rows)
+            _run(node, known, hooks, rows, exact=exact)
             for name in done:
                 del known[name]
         return {name: known[name] for name in self.network.outputs}
@@ -82,21 +84,23 @@ class GraphModule(torch.nn.Module):
         return {name: weight.detach().cpu().numpy().copy() for name, weight in self.weights.items()}
 
 
-def _run(node: Node, known: Environment, hooks: Mapping[str, Hook], rows: Mapping[str, RowsHook]) -> None:
+def _run(
+    node: Node, known: Environment, hooks: Mapping[str, Hook], rows: Mapping[str, RowsHook], *, exact: bool
+) -> None:
     """Add the node's outputs to what is `known`."""
     results: Sequence[Tensor]
     if node.operator == "If":
-        results = _branch(node, known, hooks, rows)
+        results = _branch(node, known, hooks, rows, exact=exact)
     elif node.operator == "Gather" and node.inputs[0] in rows and not node.attributes.get("axis", 0):
         results = (rows[node.inputs[0]](known[node.inputs[0]], known[node.inputs[1]]),)
     else:
-        results = compute(node, [known[name] if name else None for name in node.inputs])
+        results = compute(node, [known[name] if name else None for name in node.inputs], exact=exact)
     for name, result in zip(node.outputs, results, strict=False):
         known[name] = hooks[name](result) if name in hooks else result
 
 
 def _branch(
-    node: Node, known: Environment, hooks: Mapping[str, Hook], rows: Mapping[str, RowsHook]
+    node: Node, known: Environment, hooks: Mapping[str, Hook], rows: Mapping[str, RowsHook], *, exact: bool
 ) -> Sequence[Tensor]:
     chosen = node.attributes["then_branch" if bool(known[node.inputs[0]]) else "else_branch"]
     assert isinstance(chosen, Network)
@@ -104,7 +108,7 @@ def _branch(
     own = {name: torch.from_numpy(np.array(array)).to(device) for name, array in chosen.initializers.items()}
     inside = known | own
     for inner in chosen.nodes:
-        _run(inner, inside, hooks, rows)
+        _run(inner, inside, hooks, rows, exact=exact)
     return [inside[name] for name in chosen.outputs]
 
 

@@ -250,14 +250,21 @@ OPERATORS: Mapping[str, Operator] = {
 """All that `source.network` can compute, besides If."""
 
 
+PRODUCTS = frozenset({"MatMul", "Gemm", "Conv"})
+"""Sums of products: an integer kernel takes them without an error, float32 does not."""
+
+
 def is_known(node: Node) -> bool:
     """Whether `compute` takes a node: its operator stands in OPERATORS, and a ScatterND only writes."""
     return node.operator in OPERATORS and node.attributes.get("reduction", "none") == "none"
 
 
-def compute(node: Node, inputs: list[Tensor | None]) -> tuple[Tensor, ...]:
-    """The outputs of a node that `is_known`."""
+def compute(node: Node, inputs: list[Tensor | None], *, exact: bool = False) -> tuple[Tensor, ...]:
+    """The outputs of a node that `is_known`; `exact`: those of PRODUCTS are summed in double precision."""
     while inputs and inputs[-1] is None:
         inputs.pop()
-    result = OPERATORS[node.operator](node.attributes, *inputs)
-    return result if isinstance(result, tuple) else (result,)
+    wide = exact and node.operator in PRODUCTS
+    given = [None if one is None else one.double() for one in inputs] if wide else inputs
+    result = OPERATORS[node.operator](node.attributes, *given)
+    results = result if isinstance(result, tuple) else (result,)
+    return tuple(one.float() for one in results) if wide else results

@@ -57,12 +57,17 @@ class QuantizedGraph(torch.nn.Module):
             else:
                 self._hooks |= dict.fromkeys((name for name in taken if name.startswith(f"{site.id}@")), quantizer)
 
-    def forward(self, inputs: Mapping[str, Tensor], seen: Mapping[str, Hook] | None = None) -> dict[str, Tensor]:
-        """Outputs by name; `seen` by tensor hears what is behind its quantizer, if it has one."""
+    def forward(
+        self, inputs: Mapping[str, Tensor], seen: Mapping[str, Hook] | None = None, *, exact: bool = False
+    ) -> dict[str, Tensor]:
+        """Outputs by name; `seen` by tensor hears what is behind its quantizer, if it has one.
+
+        `exact`: sums of products as integer kernels take them.
+        """
         hooks = dict(self._hooks)
         for name, hear in (seen or {}).items():
             hooks[name] = _both(self._hooks[name], hear) if name in self._hooks else hear
-        outputs: dict[str, Tensor] = self.graph(inputs, hooks, self._rows)
+        outputs: dict[str, Tensor] = self.graph(inputs, hooks, self._rows, exact=exact)
         return outputs
 
     def encodings(self) -> dict[str, Encoding]:
@@ -157,11 +162,12 @@ class Student:
             losses = [self.loss(batch).item() * len(batch) for batch in batches]
         return sum(losses) / sum(map(len, batches))
 
-    def outputs(self, batches: Sequence[Batch]) -> Iterator[dict[str, Array]]:
-        """What the quantized graph gives out for each batch, by name."""
+    def outputs(self, batches: Sequence[Batch], *, exact: bool = False) -> Iterator[dict[str, Array]]:
+        """What the quantized graph gives out for each batch, by name; `exact`: as integer kernels sum."""
         with torch.inference_mode():
             for batch in batches:
-                yield {name: found.cpu().numpy() for name, found in self.module(self._inputs(batch)).items()}
+                found = self.module(self._inputs(batch), exact=exact)
+                yield {name: values.cpu().numpy() for name, values in found.items()}
 
     def _inputs(self, batch: Batch) -> dict[str, Tensor]:
         return {name: torch.from_numpy(array).to(self.device) for name, array in batch.inputs.items()}

@@ -8,14 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
+
 from qonnx_pipe import tasks
-from qonnx_pipe.core.artifact import TRAINED
+from qonnx_pipe.core.artifact import TRAINED, TRAINED_ROWS
 from qonnx_pipe.core.encodings import Encodings
 from qonnx_pipe.core.examples import Batch
 from qonnx_pipe.core.files import write_json
 from qonnx_pipe.core.granularity import PerEmbedding, PerEmbeddingGroup
 from qonnx_pipe.core.plan import PlanEntry, QuantPlan
-from qonnx_pipe.core.verdict import Metric
 from qonnx_pipe.data.texts import Texts
 from qonnx_pipe.errors import DataError, NumericsError, UsageError
 from qonnx_pipe.graph.lowerings.activation import MOST_PIECES
@@ -47,7 +48,9 @@ def qat_stage(
     workdir: Path,
     progress: Callable[[int], None] = lambda _: None,
 ) -> int:
-    """Write `trained.onnx` (the folded float graph with trained weights) and `qat.json` into `folder`.
+    """Write `trained.onnx` (the folded float graph with trained weights), `qat.json` and `trained_rows.npy`.
+
+    They go into `folder`; the rows are the tensor that the task compares, [m, k] of float32, for `validation`.
 
     `model` is the exported float file, its tokenizer and `config.json` beside it; `teacher` computes the same in the
     form that will be quantized; `start` is the teacher with the biases, and `first` the encodings, that the training
@@ -69,11 +72,8 @@ def qat_stage(
     def epoch(number: int) -> list[Batch]:
         return _named(train.epoch(tokenizer, names, settings.seed + number), found, classes)
 
-    def metric() -> Metric | None:
-        return tasks.judged(found, learner.outputs(held_out), held_out, classes)
-
     def judge() -> tuple[float | None, float]:
-        score, loss = metric(), learner.mean_loss(held_out)
+        score, loss = tasks.judged(found, learner.outputs(held_out), held_out, classes), learner.mean_loss(held_out)
         _check_finite(loss, model)
         return None if score is None else score.value, loss
 
@@ -82,7 +82,9 @@ def qat_stage(
     write_weights(start, learner.module.weights(), folder / TRAINED)
     chosen, trained = best((untrained, *epochs), settings.chosen_by), learner.module.encodings()
     activations = {site: trained.pop(site) for site in first.activations}
-    score = metric()
+    outputs = list(learner.outputs(held_out, exact=True))
+    score = tasks.judged(found, outputs, held_out, classes)
+    np.save(folder / TRAINED_ROWS, tasks.rows(found, outputs, held_out))
     facts = {
         "examples": {"train": len(train.examples), "validation": len(validation.examples)},
         "untrained": {"accuracy": untrained.accuracy, "held_out_loss": untrained.held_out_loss},

@@ -45,8 +45,12 @@ def judged(task: Task, outputs: Iterable[Outputs], batches: Sequence[Batch], cla
     """The metric of a model's outputs, one a batch; `classes` by their ids. None where no example has a label."""
     names = {str(index): name for index, name in enumerate(classes)}
     labels = task.labels(batches, names)
-    rows = np.concatenate([task.scored(*pair) for pair in zip(outputs, batches, strict=True)])
-    return task.measure.score(task.answered(rows, batches, labels, names), labels)
+    return task.measure.score(task.answered(rows(task, outputs, batches), batches, labels, names), labels)
+
+
+def rows(task: Task, outputs: Iterable[Outputs], batches: Sequence[Batch]) -> FloatArray:
+    """The compared tensor [m, k] of all batches."""
+    return np.concatenate([task.scored(*pair) for pair in zip(outputs, batches, strict=True)])
 
 
 def known() -> tuple[str, ...]:

@@ -39,7 +39,7 @@ quantize:
     - match: {role: ffn.activation}
       weights: {granularity: {per_output_group: 4}}
   qat: {epochs: 2, learning_rate: 0.001, loss: {hidden: 0.1, attention: 0.1}}
-validate: {latency: {shapes: []}, gates: {agreement: 0.9}}
+validate: {latency: {shapes: []}, gates: {agreement: 0.9, trained_sqnr_db: 40}}
 """
 FOLDED = (
     QAT[: QAT.index("quantize:")].replace("name: small", "name: folded")
@@ -104,6 +104,8 @@ def test_what_a_run_leaves(origin: Path) -> None:
     assert read(run / "verdict.json")["passed"]
     assert f"the weights and ranges of epoch <strong>{facts['chosen']['epoch']}" in (run / "report.html").read_text()
     kinds = {artifact["kind"] for artifact in read(run / "manifest.json")["artifacts"]}
+    assert np.load(run / "trained_rows.npy").shape == (facts["examples"]["validation"], 2)
+    assert "Beside the fake-quantized model that was trained" in (run / "report.html").read_text()
     assert {"qat:trained.onnx", "qat:qat.json", "quantize:model.onnx"} <= kinds
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -60,3 +61,12 @@ def test_correlations_are_no_percentages() -> None:
     assert ["spearman", "0.876", "[0.800,", "0.900]"] in lines
     assert ["drop", "-0.010", "[-0.020,", "0.000]"] in lines
     assert ["pearson", "0.500"] in lines
+
+
+def test_what_was_trained_stands_beside_what_is_executed() -> None:
+    score = Metric("accuracy", 0.9, "fraction", 9, (0.8, 1.0))
+    trained = replace(
+        quantized(score, Metric("accuracy_drop", 0.0, "fraction", 9)), fidelity=Fidelity(30.0, 0.99, 43.5)
+    )
+    assert ["to", "the", "trained", "–", "43.5", "dB"] in shown(Result("cpu", "float", accuracy=score), trained)
+    assert not any(line[:1] == ["to"] for line in shown(Result("cpu", "float", accuracy=score)))

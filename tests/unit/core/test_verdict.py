@@ -53,6 +53,8 @@ def test_json_has_the_shape_that_interface_md_promises():
     assert {"metric", "value", "n", "interval", "per_class"} <= quantized["accuracy"].keys()
     assert {"nodes", "assigned", "subgraphs", "fallbacks"} == quantized["partition"].keys()
     assert quantized["fidelity"] == {"sqnr_db": 31.2, "agreement": 0.997}
+    trained = replace(QUANTIZED, fidelity=Fidelity(31.2, 0.997, 43.5))
+    assert trained.to_json()["fidelity"] == {"sqnr_db": 31.2, "agreement": 0.997, "trained_sqnr_db": 43.5}
     assert quantized["latency"][0].keys() == {
         *("batch", "sequence", "p50_ms", "p95_ms", "n", "speedup", "speedup_interval", "peak_rss_mb"),
         *("throughput", "cold_start_s"),

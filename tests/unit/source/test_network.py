@@ -168,3 +168,14 @@ def test_weights_of_another_model_are_refused(exported: Exported, tmp_path: Path
     for weights in ({"no such": np.zeros(2, np.float32)}, {name: np.zeros((1, 2, 3), np.float32)}):
         with pytest.raises(ModelError, match="no initializer"):
             write_weights(exported("bert"), weights, tmp_path / "x.onnx")
+
+
+def test_exact_products_are_rounded_once() -> None:
+    """2²⁴ + 1 − 2²⁴: float32 loses the one on the way."""
+    left, right = np.array([[4096.0, 1.0, 4096.0]], np.float32), np.array([[4096.0], [1.0], [-4096.0]], np.float32)
+    node = Node("product", "MatMul", ("left", "right"), ("out",), {})
+    graph = GraphModule(Network(("left", "right"), ("out",), (node,), {}))
+    fed = {"left": torch.from_numpy(left), "right": torch.from_numpy(right)}
+    found = graph(fed, exact=True)["out"]
+    assert found.dtype == torch.float32
+    assert found.item() == 1.0

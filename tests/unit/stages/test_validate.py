@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from qonnx_pipe import tasks
 from qonnx_pipe.core.examples import Batch
 from qonnx_pipe.core.partition import Partition
 from qonnx_pipe.core.site import Skipped
@@ -21,6 +22,7 @@ from qonnx_pipe.runtime.client import Installed, Limits, Worker
 from qonnx_pipe.runtime.providers import cpu
 from qonnx_pipe.stages import validate as stage
 from qonnx_pipe.stages.validate import validate
+from qonnx_pipe.stages.validate.rows import Trained, compared_rows
 from tests.zoo import graphs
 from tests.zoo.interpreters import script
 
@@ -111,6 +113,20 @@ def test_a_model_against_itself_is_perfect(models):
     quantized = judge(models[1], models[1]).results[1]
     assert (quantized.fidelity.sqnr_db, quantized.fidelity.agreement) == (200.0, 1.0)
     assert quantized.accuracy_drop.value == 0.0
+
+
+def test_a_trained_model_is_held_against_what_was_trained(models):
+    """Here the torch model is played by the float one: the file is as far from it as from the float file."""
+    held = batches()
+    rows = compared_rows(Worker(models[1]), held, tasks.find("text-classification"))
+    gates = {"trained_sqnr_db": 20.0}
+    verdict = judge(*models, data=held, gates=gates, trained=Trained(held, rows))
+    plain, quantized = verdict.results
+    assert verdict.passed
+    assert quantized.fidelity.trained_sqnr_db == pytest.approx(quantized.fidelity.sqnr_db)
+    assert plain.fidelity is None
+    untold = judge(*models, data=held, gates=gates)
+    assert [(gate.value, gate.passed) for gate in untold.gates] == [(None, False)]
 
 
 def test_a_missed_gate_fails_the_verdict(models):

@@ -26,7 +26,8 @@ from qonnx_pipe.runtime import providers as execution
 from qonnx_pipe.runtime.client import LIMITS, Limits, Worker
 from qonnx_pipe.runtime.race import ROUNDS, Racer, latencies, race
 from qonnx_pipe.runtime.shapes import from_batches, of_shape
-from qonnx_pipe.tasks import Labels, Outputs, Task
+from qonnx_pipe.stages.validate.rows import Trained, compared_rows
+from qonnx_pipe.tasks import Labels, Task
 
 REFERENCE_PROVIDER = "cpu"
 """Where the float model runs for the predictions that everything is compared with."""
@@ -64,6 +65,7 @@ class _Evaluation:
     fallback: bool
     limits: Limits
     interpreters: Mapping[str, Path]
+    trained: Trained | None
 
     def worker(self, path: Path, provider: str) -> Worker:
         """A worker for a model on a provider, under that provider's interpreter."""
@@ -94,6 +96,7 @@ def validate(
     fallback: bool = True,
     limits: Limits = LIMITS,
     interpreters: Mapping[str, Path] | None = None,
+    trained: Trained | None = None,
     progress: Say | None = None,
 ) -> Verdict:
     """Judge `model` against the float `reference` on every provider; `progress` hears what is being done.
@@ -103,7 +106,7 @@ def validate(
     gate on it takes the worst shape's median. A provider that is missing, fails, or exceeds `limits`, or a quantized
     model whose outputs are no numbers, is a result with an error, and its gates fail; the others are still judged.
     Without `fallback` a provider that leaves a node to the CPU has failed. `interpreters`: provider → the Python that
-    its workers run under.
+    its workers run under. `trained`: what the quantized model was trained as, which it is compared with too.
 
     Raises ModelError for a file that is no model, DataError for data that do not fit or cannot be judged,
     NumericsError when the float model's outputs are no numbers, ProviderError for an unknown provider, UsageError
@@ -119,7 +122,7 @@ def validate(
     if shape := static_shape(model):
         list(of_shape(batches, *shape))  # data that do not fit are no provider's failure
         shapes = [shape] if shapes else ()
-    data = _Evaluation(found, batches, labels, names, shapes, threads, rounds, fallback, limits, chosen)
+    data = _Evaluation(found, batches, labels, names, shapes, threads, rounds, fallback, limits, chosen, trained)
     say(f"{REFERENCE_PROVIDER}: float model: predictions")
     facts: dict[str, str | int] = machine.facts() | machine.settings(threads)
     results: list[Result] = []
@@ -196,26 +199,8 @@ def _labels(task: Task, batches: Sequence[Batch], names: Mapping[str, str], gate
 
 def _predict(path: Path, provider: str, data: _Evaluation) -> _Predictions:
     """Rows and classes for all batches; NumericsError when a row is no number."""
-    shape = static_shape(path)
-    batches = list(of_shape(data.batches, *shape)) if shape else data.batches
-    with data.worker(path, provider) as worker:
-        outputs = worker.predict(batch.inputs for batch in batches)
-        scored = [data.task.scored(*_of_examples(*pair)) for pair in zip(outputs, batches, strict=True)]
-        rows = np.concatenate(scored)
-    if broken := int((~np.isfinite(rows)).any(axis=1).sum()):
-        judged = "tokens" if batches[0].readings else "examples"
-        raise NumericsError(
-            f"the outputs of {broken} of {len(rows)} {judged} hold NaN or infinity",
-            where=str(path),
-            fix="look for overflowing scales or damaged weights: `qpipe inspect` shows the layers",
-        )
+    rows = compared_rows(data.worker(path, provider), data.batches, data.task)
     return _Predictions(rows, data.task.answered(rows, data.batches, data.labels, data.id2label))
-
-
-def _of_examples(outputs: Outputs, batch: Batch) -> tuple[Outputs, Batch]:
-    """Outputs and inputs without the rows that fill up a batch of a fixed size."""
-    kept = {name: values[: len(batch)] for name, values in outputs.items() if values.ndim}
-    return kept, replace(batch, inputs={name: values[: len(batch)] for name, values in batch.inputs.items()})
 
 
 def _judged(result: Result, path: Path, data: _Evaluation, baseline: _Predictions | Result) -> Result:
@@ -226,6 +211,7 @@ def _judged(result: Result, path: Path, data: _Evaluation, baseline: _Prediction
         if isinstance(seen, Result):
             return seen
         kernels, partition = _kernels(path, result.provider, data)
+        as_trained = _as_trained(path, result, data)
     except _failures_of(result.provider) as failure:
         return replace(result, error=_reason(failure))
     measure = data.task.measure
@@ -233,10 +219,22 @@ def _judged(result: Result, path: Path, data: _Evaluation, baseline: _Prediction
     judged = replace(result, kernels=kernels, partition=partition, accuracy=score)
     if is_baseline or isinstance(baseline, Result):
         return judged
-    sqnr = float(np.clip(sqnr_db(baseline.rows, seen.rows), -NO_NOISE_DB, NO_NOISE_DB))
-    fidelity = Fidelity(sqnr, measure.agreement(baseline.answers, seen.answers))
+    agreement = measure.agreement(baseline.answers, seen.answers)
+    fidelity = Fidelity(_sqnr_db(baseline.rows, seen.rows), agreement, as_trained)
     lost, by_class = measure.drop(baseline.answers, seen.answers, data.labels) or (None, ())
     return replace(judged, accuracy_drop=lost, fidelity=fidelity, class_drops=by_class)
+
+
+def _as_trained(path: Path, result: Result, data: _Evaluation) -> float | None:
+    """SQNR of the executed model beside the torch model that it was trained as; None for a model that was not."""
+    if data.trained is None or result.model != MODELS[1]:
+        return None
+    rows = compared_rows(data.worker(path, result.provider), data.trained.batches, data.task)
+    return _sqnr_db(data.trained.rows, rows)
+
+
+def _sqnr_db(expected: FloatArray, found: FloatArray) -> float:
+    return float(np.clip(sqnr_db(expected, found), -NO_NOISE_DB, NO_NOISE_DB))
 
 
 def _kernels(path: Path, provider: str, data: _Evaluation) -> tuple[Kernels | None, Partition | None]:
