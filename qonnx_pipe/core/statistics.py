@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from qonnx_pipe.core.encoding import FloatArray
 
-CountArray = npt.NDArray[np.int64]
+CountArray = npt.NDArray[np.int64] | npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +69,8 @@ class Histogram:
 
     A bin is the sign, the exponent and the top `mantissa_bits` bits of a float32: at 7 bits no value is further than
     0.4 % from its bin's middle. Bins ascend: negative ones (largest magnitude first), zero, positive ones.
-    `counts` has shape (channels, bins): one channel for a whole tensor, d for per-embedding statistics.
+    `counts` has shape (channels, bins): one channel of int64 for a whole tensor, d of int32 for per-embedding
+    statistics, which count tokens.
     `merge` is addition: associative, commutative, independent of batches; memory is constant.
     """
 
@@ -96,7 +98,7 @@ class Histogram:
         width = values.shape[-1]
         index = bin_of[codes].reshape(-1, width)
         index += np.arange(width) * bins
-        return cls(np.bincount(index.ravel(), minlength=width * bins).reshape(width, bins).astype(np.int64), bits)
+        return cls(np.bincount(index.ravel(), minlength=width * bins).reshape(width, bins).astype(np.int32), bits)
 
     def merge(self, other: Histogram) -> Histogram:
         """Counts of both data sets together; ValueError for different bins."""
@@ -223,8 +225,9 @@ def _site_statistics(found: Mapping[str, Mapping[str, npt.NDArray[np.generic]]])
             np.float32(floats("running", "tensor_maximum")),
         )
     if "histogram" in found:
-        counts = found["histogram"]["counts"].astype(np.int64)
-        histogram = Histogram(counts, int(found["histogram"]["mantissa_bits"].astype(np.int64)))
+        histogram = Histogram(
+            cast(CountArray, found["histogram"]["counts"]), int(found["histogram"]["mantissa_bits"].astype(np.int64))
+        )
     samples = floats("samples", "tokens") if "samples" in found else None
     return SiteStatistics(minmax, running, histogram, samples)
 

@@ -86,7 +86,7 @@ def pool_counts(statistics: SiteStatistics, groups: EmbeddingGroups | None) -> C
     if groups is None:
         return np.asarray(counts.sum(axis=0, keepdims=True))
     order, starts = _slices(groups, len(counts))
-    return np.add.reduceat(counts[order], starts, axis=0)
+    return np.add.reduceat(counts[order], starts, axis=0, dtype=np.int64)
 
 
 def require_histogram(statistics: SiteStatistics) -> Histogram:

@@ -19,6 +19,6 @@ def observe(model: Path, batches: Iterable[Batch]) -> Iterator[Arrays]:
 
     Raises what `open_session` and `run_session` raise.
     """
-    session = open_session(model, keep_memory=False)
+    session = open_session(model, observed=True)
     for batch in batches:
         yield run_session(session, batch.inputs, model=model)

@@ -32,6 +32,9 @@ WITHOUT_FALLBACK = ("session.disable_cpu_ep_fallback", "1")
 """Entry that makes a node which no other provider took an error."""
 
 
+EARLY = ort.ExecutionOrder.PRIORITY_BASED
+"""Of what can run, what stands first in the file, and fused nodes last; by default what the outputs need goes first."""
+
 COMPILED = {"ep.context_enable": "1", "ep.context_embed_mode": "0"}
 """Entries that make a provider write what it compiled: a model of one EPContext node, its binary beside it."""
 
@@ -55,13 +58,14 @@ def open_session(
     *,
     threads: int | None = None,
     trace: Trace | None = None,
-    keep_memory: bool = True,
+    observed: bool = False,
     fallback: bool = True,
     compiled: Path | None = None,
 ) -> ort.InferenceSession:
     """A session with every graph optimization on that the file does not forbid; `threads` default to all cores.
 
-    `keep_memory` off: no memory is kept between runs, for shapes of inputs or for what was freed.
+    `observed`: a graph that gives out what it has on the way, on inputs of many shapes. What reads a tensor runs before
+    the next layer does, so that the tensor's memory is free early; and none is planned for a shape.
     `fallback` off: nodes that another provider than the CPU would leave to the CPU are an error.
     `compiled`: where a provider that compiles leaves what it made.
     A file with SESSION_KEY in its metadata is opened a second time, with the entry that it asks for.
@@ -76,7 +80,8 @@ def open_session(
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads or cores()
     options.inter_op_num_threads = 1
-    options.enable_mem_pattern = options.enable_cpu_mem_arena = keep_memory
+    options.enable_mem_pattern = not observed
+    options.execution_order = EARLY if observed else ort.ExecutionOrder.DEFAULT
     if not fallback and provider != providers.ALWAYS_HERE:
         options.add_session_config_entry(*WITHOUT_FALLBACK)
     if trace is not None:

@@ -1,5 +1,6 @@
 """What an instrumented model shows equals what numpy finds in the float model's own activations at real tokens."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from qonnx_pipe.core.statistics import Request, Requests
 from qonnx_pipe.graph import io
 from qonnx_pipe.graph.instrument import EXAMPLES_INPUT, TOKENS_INPUT, Instrumented, instrument
 from qonnx_pipe.graph.sites import find_sites
+from qonnx_pipe.runtime.session import Trace, open_session, run_session
 from tests.zoo.checkpoints import IMAGE_SIZE
 
 pytestmark = pytest.mark.export
@@ -148,6 +150,20 @@ def test_the_file_is_valid_and_every_reduction_stands_behind_what_it_reads(case:
     assert kept == before
     last_model_node = after.index(before[-1])
     assert sum("Reduce" in name for name in after[:last_model_node]) > len(case.sites.activations)
+
+
+def test_what_reads_a_layer_runs_before_the_next_one(case: Case, tmp_path: Path) -> None:
+    """Or each tensor of the model stays in memory to the end of a run."""
+    made = instrument(case.path, case.sites, Requests(()), tmp_path / "i.onnx")
+    traced = open_session(made.path, observed=True, trace=Trace(None, tmp_path / "profile"))
+    run_session(traced, case.inputs(RIGHT), model=made.path)
+    events = json.loads(Path(traced.end_profiling()).read_bytes())
+    ran = [(event["name"], event["args"]["op_name"]) for event in events if event["name"].endswith("_kernel_time")]
+    products = [place for place, (_, operator) in enumerate(ran) if "MatMul" in operator or "Gemm" in operator]
+    first = tuple(f"{site.tensor}_Reduce" for site in case.sites.activations if site.layer == 0)
+    reductions = [place for place, (name, _) in enumerate(ran) if name.startswith(first)]
+    assert len(reductions) >= 2 * len(first)
+    assert max(reductions) < products[len(products) * 2 // 3]
 
 
 @pytest.mark.parametrize("row", [0, 1])

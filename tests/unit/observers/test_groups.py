@@ -52,6 +52,16 @@ def test_counts_pool_over_groups() -> None:
     np.testing.assert_array_equal(pool_counts(statistics, None)[0], pooled.sum(axis=0))
 
 
+def test_counts_of_a_billion_tokens_pool_too() -> None:
+    """A dimension's counts are 32 bits wide; those of a group or a tensor are not."""
+    one = Histogram.of(np.ones((1, 4), np.float32), per_embedding=True)
+    assert one.counts.dtype == np.int32
+    many = Histogram(one.counts * np.int32(10**9), one.mantissa_bits)
+    statistics = SiteStatistics(SEEN, histogram=many)
+    assert pool_counts(statistics, EmbeddingGroups((1, 3), (3, 0, 1, 2))).max() == 3 * 10**9
+    assert pool_counts(statistics, None).max() == 4 * 10**9
+
+
 def test_groups_of_another_width_are_refused() -> None:
     with pytest.raises(ValueError, match="lay out 3 dimensions, the statistics have 4"):
         pool_range(SEEN.minimum, SEEN.maximum, EmbeddingGroups((3,), (0, 1, 2)))
