@@ -18,6 +18,7 @@ GATE_NAMES: Mapping[str, str] = {
     "size_ratio": "Size ratio",
     "sqnr_db": "SQNR",
     "agreement": "Agreement",
+    "trained_sqnr_db": "SQNR to the trained model",
 }
 
 
@@ -79,7 +80,7 @@ def gate(name: str, value: float | None) -> str:
     what = measure(name)
     if what in {"accuracy", "accuracy_drop", "agreement", "int8_matmuls"}:
         return percent(value, 1 if what == "int8_matmuls" else 2)
-    return _minus(f"{value:.1f} dB") if what == "sqnr_db" else times(value)
+    return _minus(f"{value:.1f} dB") if what.endswith("sqnr_db") else times(value)
 
 
 def gate_limit(name: str, limit: float) -> str:

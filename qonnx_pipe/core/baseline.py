@@ -44,6 +44,8 @@ def regressions(verdict: Verdict, baseline: Verdict) -> tuple[Gate, ...]:
     5. speedup, at each shape: its 95 % interval reaches that of the baseline, or lies above. So the limit is the
        baseline's lower end, less what the new interval reaches above its median. Times themselves drift from day to
        day, ratios to float do not.
+
+    trained_sqnr_db has none: which values lie on the edge of two codes, where it comes from, is chance.
     """
     now = {result.provider: result for result in verdict.results if result.model == "quantized"}
     found = [gate(f"{PREFIX}size_ratio", baseline.size.ratio * (1 - SIZE_NOISE), verdict.size.ratio)]

@@ -86,7 +86,7 @@ class Histogram:
     def of(cls, values: FloatArray, *, per_embedding: bool = False, mantissa_bits: int | None = None) -> Histogram:
         """Histogram of a tensor [..., d]: of all values, or of each of the d dimensions.
 
-        `mantissa_bits` is at most 7; left out, it is 7 for a tensor and 4 per embedding, where d = 768 takes 8 MB.
+        `mantissa_bits` is at most 7; left out, it is 7 for a tensor and 4 per embedding, where d = 768 takes 4 MB.
         NaN and infinity stand in the outermost bins.
         """
         bits = mantissa_bits if mantissa_bits is not None else 4 if per_embedding else 7

@@ -184,6 +184,9 @@ class Recipe(Strict):
         for name in sorted(wanted):
             if getattr(self.data, name) is None:
                 raise mistake("missing key", key=f"data.{name}", fix=_ADD[name])
+        if self.validation.gates.trained_sqnr_db is not None and self.quantize.qat is None:
+            what, fix = "nothing is trained that this gate could be about", "add quantize.qat, or leave the gate out"
+            raise mistake(what, key="validate.gates.trained_sqnr_db", fix=fix)
         if self.train and self.quantize.qat:
             fix = "train the float model in a recipe of its own, and name it here as model.source: recipe:NAME"
             raise mistake("a recipe trains the float model or the quantized one", key="quantize.qat", fix=fix)

@@ -260,10 +260,10 @@ def is_known(node: Node) -> bool:
 
 
 def compute(node: Node, inputs: list[Tensor | None], *, exact: bool = False) -> tuple[Tensor, ...]:
-    """The outputs of a node that `is_known`; `exact`: those of PRODUCTS are summed in double precision."""
+    """The outputs of a node that `is_known`; `exact`: those of float32 PRODUCTS are summed in double precision."""
     while inputs and inputs[-1] is None:
         inputs.pop()
-    wide = exact and node.operator in PRODUCTS
+    wide = exact and node.operator in PRODUCTS and all(one is None or one.dtype == torch.float32 for one in inputs)
     given = [None if one is None else one.double() for one in inputs] if wide else inputs
     result = OPERATORS[node.operator](node.attributes, *given)
     results = result if isinstance(result, tuple) else (result,)

@@ -202,19 +202,24 @@ def student(
 
 
 class _Recorder:
-    """Hooks that keep what they see, by the name of the tensor."""
+    """Hooks that keep what they see, by the name of the tensor.
+
+    Nothing here refers to what refers to it: the tensors of a step are free when the step is over, not when Python next
+    looks for rings.
+    """
 
     def __init__(self, compared: Mapping[str, Iterable[Site]]) -> None:
         self.tensors: dict[str, Tensor] = {}
         names = [site.tensor for sites in compared.values() for site in sites]
-        self.hooks: dict[str, Callable[[Tensor], Tensor]] = {name: self._keeper(name) for name in names}
+        self.hooks: dict[str, Callable[[Tensor], Tensor]] = {name: _keeper(self.tensors, name) for name in names}
 
-    def _keeper(self, name: str) -> Hook:
-        def keep(values: Tensor) -> Tensor:
-            self.tensors[name] = values
-            return values
 
-        return keep
+def _keeper(tensors: dict[str, Tensor], name: str) -> Hook:
+    def keep(values: Tensor) -> Tensor:
+        tensors[name] = values
+        return values
+
+    return keep
 
 
 def _squared(mine: Tensor, theirs: Tensor, mask: Tensor | None, site: Site) -> Tensor:

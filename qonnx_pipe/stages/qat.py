@@ -74,7 +74,7 @@ def qat_stage(
 
     def judge() -> tuple[float | None, float]:
         score, loss = tasks.judged(found, learner.outputs(held_out), held_out, classes), learner.mean_loss(held_out)
-        _check_finite(loss, model)
+        _check_finite(loss, "the loss", model)
         return None if score is None else score.value, loss
 
     untrained = Epoch(math.nan, *judge())
@@ -82,9 +82,10 @@ def qat_stage(
     write_weights(start, learner.module.weights(), folder / TRAINED)
     chosen, trained = best((untrained, *epochs), settings.chosen_by), learner.module.encodings()
     activations = {site: trained.pop(site) for site in first.activations}
-    outputs = list(learner.outputs(held_out, exact=True))
-    score = tasks.judged(found, outputs, held_out, classes)
-    np.save(folder / TRAINED_ROWS, tasks.rows(found, outputs, held_out))
+    score = tasks.judged(found, learner.outputs(held_out), held_out, classes)
+    rows = tasks.rows(found, learner.outputs(held_out, exact=True), held_out)
+    _check_finite(float(np.abs(rows).sum()), "the sum of the outputs", model)
+    np.save(folder / TRAINED_ROWS, rows)
     facts = {
         "examples": {"train": len(train.examples), "validation": len(validation.examples)},
         "untrained": {"accuracy": untrained.accuracy, "held_out_loss": untrained.held_out_loss},
@@ -143,11 +144,11 @@ def _check_texts(texts: Sequence[Texts], settings: QAT) -> None:
             raise DataError(what, where=examples.source, fix=fix)
 
 
-def _check_finite(loss: float, model: Path) -> None:
-    """Raise NumericsError for a loss on held-out examples that is no number."""
-    if not math.isfinite(loss):
+def _check_finite(value: float, what: str, model: Path) -> None:
+    """Raise NumericsError for what held-out examples gave, where it is no number."""
+    if not math.isfinite(value):
         fix = "lower quantize.qat.learning_rate; or look at data.validation"
-        raise NumericsError(f"the loss on the held-out examples is {loss}", where=str(model), fix=fix)
+        raise NumericsError(f"{what} on the held-out examples is {value}", where=str(model), fix=fix)
 
 
 def _named(batches: Sequence[Batch], task: Task, classes: Sequence[str]) -> list[Batch]:

@@ -246,6 +246,7 @@ def test_ctrl_c_resumes_to_the_same_bytes(
         (["quantize.qat.loss.labels=0", "quantize.qat.loss.logits=0", "quantize.qat.loss.hidden=0"], 0, ()),
         (["quantize.qat.ranges=current"], 2, ("ranges: current",)),
         (["quantize.activations.granularity=per_embedding"], 2, ("per_embedding as split changes the weights' rows",)),
+        (["quantize.qat=null"], 2, ("validate.gates.trained_sqnr_db", "nothing is trained")),
         (["train.epochs=1"], 2, ("a recipe trains the float model or the quantized one",)),
     ],
 )

@@ -108,6 +108,10 @@ def _quantized(verdict: Verdict, provider: str) -> Result | None:
     return next((one for one in verdict.results if (one.provider, one.model) == (provider, "quantized")), None)
 
 
+def _decibels(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} dB"
+
+
 _MEASURES = (
     ("Failure", lambda one: one.error),
     ("Accuracy", lambda one: wording.metric(one.accuracy.value, one.accuracy.unit) if one.accuracy else ""),
@@ -115,8 +119,9 @@ _MEASURES = (
         "Accuracy drop",
         lambda one: wording.metric(one.accuracy_drop.value, one.accuracy_drop.unit) if one.accuracy_drop else "",
     ),
-    ("SQNR", lambda one: f"{one.fidelity.sqnr_db:.1f} dB" if one.fidelity else ""),
+    ("SQNR", lambda one: _decibels(one.fidelity and one.fidelity.sqnr_db)),
     ("Agreement", lambda one: wording.percent(one.fidelity.agreement) if one.fidelity else ""),
+    ("SQNR to the trained model", lambda one: _decibels(one.fidelity and one.fidelity.trained_sqnr_db)),
     ("MatMuls in int8", lambda one: f"{one.kernels.integer} of {one.kernels.total}" if one.kernels else ""),
 )
 

@@ -17,7 +17,7 @@ from qonnx_pipe.core.numerics import sqnr_db
 from qonnx_pipe.core.partition import Partition
 from qonnx_pipe.core.site import Skipped
 from qonnx_pipe.core.verdict import PROVIDER_FAILED, Fidelity, Result, Size, Verdict
-from qonnx_pipe.errors import DataError, ModelError, NumericsError, ProviderError, QpipeError
+from qonnx_pipe.errors import DataError, ModelError, NumericsError, ProviderError, QpipeError, UsageError
 from qonnx_pipe.graph.linears import linears
 from qonnx_pipe.graph.size import breakdown, coarse, low_bit_bytes, nominal_bytes, size_parts
 from qonnx_pipe.graph.summary import id2label, static_shape
@@ -114,6 +114,9 @@ def validate(
     """
     say = progress or (lambda _: None)
     check_names(gates)
+    if "trained_sqnr_db" in gates and trained is None:
+        fix = "use it in a recipe with quantize.qat: `qpipe run`"
+        raise UsageError("the gate trained_sqnr_db needs a model that was trained here", fix=fix)
     chosen = dict(interpreters or {})
     execution.check_interpreters(providers, chosen)
     size = _sizes(reference, model)
@@ -211,7 +214,6 @@ def _judged(result: Result, path: Path, data: _Evaluation, baseline: _Prediction
         if isinstance(seen, Result):
             return seen
         kernels, partition = _kernels(path, result.provider, data)
-        as_trained = _as_trained(path, result, data)
     except _failures_of(result.provider) as failure:
         return replace(result, error=_reason(failure))
     measure = data.task.measure
@@ -219,18 +221,20 @@ def _judged(result: Result, path: Path, data: _Evaluation, baseline: _Prediction
     judged = replace(result, kernels=kernels, partition=partition, accuracy=score)
     if is_baseline or isinstance(baseline, Result):
         return judged
-    agreement = measure.agreement(baseline.answers, seen.answers)
-    fidelity = Fidelity(_sqnr_db(baseline.rows, seen.rows), agreement, as_trained)
+    fidelity = Fidelity(_sqnr_db(baseline.rows, seen.rows), measure.agreement(baseline.answers, seen.answers))
     lost, by_class = measure.drop(baseline.answers, seen.answers, data.labels) or (None, ())
-    return replace(judged, accuracy_drop=lost, fidelity=fidelity, class_drops=by_class)
+    return _beside_trained(replace(judged, accuracy_drop=lost, fidelity=fidelity, class_drops=by_class), path, data)
 
 
-def _as_trained(path: Path, result: Result, data: _Evaluation) -> float | None:
-    """SQNR of the executed model beside the torch model that it was trained as; None for a model that was not."""
-    if data.trained is None or result.model != MODELS[1]:
-        return None
-    rows = compared_rows(data.worker(path, result.provider), data.trained.batches, data.task)
-    return _sqnr_db(data.trained.rows, rows)
+def _beside_trained(result: Result, path: Path, data: _Evaluation) -> Result:
+    """`result` with the SQNR beside the torch model that was trained, where one was, or with the error of that run."""
+    if data.trained is None or result.fidelity is None or result.model != MODELS[1]:
+        return result
+    try:
+        rows = compared_rows(data.worker(path, result.provider), data.trained.batches, data.task)
+    except _failures_of(result.provider) as failure:
+        return replace(result, error=_reason(failure))
+    return replace(result, fidelity=replace(result.fidelity, trained_sqnr_db=_sqnr_db(data.trained.rows, rows)))
 
 
 def _sqnr_db(expected: FloatArray, found: FloatArray) -> float:

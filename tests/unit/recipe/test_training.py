@@ -71,6 +71,12 @@ def test_a_recipe_that_quantizes_needs_its_data(tmp_path: Path) -> None:
     assert problems(tmp_path, text) == [("r.yaml:4", "data.evaluation", "missing key")]
 
 
+def test_a_gate_on_what_was_trained_needs_a_training(tmp_path: Path) -> None:
+    text = PLAIN + "validate: {gates: {trained_sqnr_db: 40}}\n"
+    (found,) = problems(tmp_path, text)
+    assert found[1:] == ("validate.gates.trained_sqnr_db", "nothing is trained that this gate could be about")
+
+
 def test_several_splits(tmp_path: Path) -> None:
     recipe = load(written(tmp_path, PLAIN), ["data.evaluation.split=[validation, test]"])
     assert recipe.data.evaluation is not None

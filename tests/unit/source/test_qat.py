@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from qonnx_pipe.recipe.training import QAT
 torch = pytest.importorskip("torch")
 
 from qonnx_pipe.source import heads  # noqa: E402 (they need torch)
-from qonnx_pipe.source.qat import QuantizedGraph, _squared  # noqa: E402
+from qonnx_pipe.source.qat import QuantizedGraph, _Recorder, _squared  # noqa: E402
 
 pytestmark = pytest.mark.export
 
@@ -145,3 +147,18 @@ def test_a_tied_head_is_trained_on_the_codes_of_its_table() -> None:
     real = fake_quantize(table, coded)
     np.testing.assert_array_equal(found["rows"].numpy(), real[[[5, 0]]])
     np.testing.assert_allclose(found["y"].numpy(), real[[[5, 0]]] @ real.T, rtol=1e-5, atol=1e-6)  # sums may cancel
+
+
+def test_tensors_of_a_step_are_free_when_it_is_over() -> None:
+    """Without Python's search for rings: what a step of a large model records is hundreds of megabytes."""
+    compared = {"hidden": (Site("h", Role.LAYER_OUTPUT, 0, "h", 4, ()),)}
+    gc.disable()
+    try:
+        recorder = _Recorder(compared)
+        heard = recorder.hooks["h"](torch.ones(4))
+        assert recorder.tensors["h"] is heard
+        alive = weakref.ref(heard)
+        del recorder, heard
+        assert alive() is None
+    finally:
+        gc.enable()

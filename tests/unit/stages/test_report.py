@@ -11,6 +11,7 @@ import pytest
 from qonnx_pipe.charts import svg, wording
 from qonnx_pipe.cli import main
 from qonnx_pipe.core.files import write_json
+from qonnx_pipe.core.gates import MAXIMA, MINIMA
 from qonnx_pipe.errors import DataError
 from qonnx_pipe.stages.report import write_report
 from tests.zoo.runs import FLOAT_REASON, LIMITS, Sizes, digest, make_run
@@ -422,6 +423,8 @@ def test_wording():
     assert [wording.megabytes(count) for count in (12, 4520, 23_391_777)] == ["12 B", "4.5 kB", "23.4 MB"]
     assert [wording.real(value) for value in (30.0, 364.97, -2.5, 2.99e-6)] == ["30.0", "365", "−2.50", "2.99e-06"]
     assert wording.gate_limit("accuracy_drop", 0.005) == "≤ 0.50 %"
+    assert wording.gate_limit("trained_sqnr_db", 40) == "≥ 40.0 dB"
+    assert wording.GATE_NAMES.keys() >= MAXIMA | MINIMA
 
 
 def test_the_command_writes_beside_the_run_or_where_told(run, tmp_path, capsys):
